@@ -1,0 +1,45 @@
+"""How a model is to be loaded and run: the part of a plan that the engine obeys. Pure values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TensorOverride:
+    """Tensors whose name matches the regular expression `pattern` go to `device` (first match wins)."""
+
+    pattern: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that llama.cpp is told besides the file.
+
+    `n_gpu_layers` counts as llama.cpp does: N = the output layer and the last N - 1 blocks; 0 = all on
+    the CPU. `devices` are the offload devices in use, by llama.cpp's own names ("CUDA0", "RPC0");
+    `tensor_split` is one proportion for each of them (empty: by free memory). `type_k` / `type_v` are
+    ggml type names ("f16", "q8_0"). `n_seq` sequences share `n_ctx` cells, as in llama.cpp. `experts`
+    overrides the number of experts used per token (None: the model's own).
+    """
+
+    n_ctx: int = 4096
+    n_seq: int = 1
+    devices: tuple[str, ...] = ()
+    n_gpu_layers: int = 0
+    tensor_overrides: tuple[TensorOverride, ...] = ()
+    tensor_split: tuple[float, ...] = ()
+    type_k: str = "f16"
+    type_v: str = "f16"
+    n_batch: int = 2048
+    n_ubatch: int = 512
+    n_outputs_max: int = 1
+    n_threads: int = 0
+    n_threads_batch: int = 0
+    flash_attn: bool = True
+    kv_unified: bool = False
+    swa_full: bool = False
+    load_mtp: bool = False
+    use_mmap: bool = True
+    experts: int | None = None
