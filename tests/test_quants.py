@@ -14,6 +14,8 @@ def test_table_equals_the_gguf_package() -> None:
     for kind, (block_size, block_bytes) in constants.GGML_QUANT_SIZES.items():
         ours = quants.quant_by_id(int(kind))
         assert ours is not None
+        if kind.name == "Q8_1":
+            continue  # the package still has the F32 pair of old; ggml's block holds two F16 (36 bytes)
         assert (ours.name, ours.block_size, ours.block_bytes) == (kind.name, block_size, block_bytes)
 
 
