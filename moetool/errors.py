@@ -1,20 +1,20 @@
 """What can go wrong, as a tree; each leaf knows its code and exit code, none knows who shows it.
 
-    MoetoolError            1  error
-    ├── UsageError          2  usage            a flag or a value that cannot be meant
-    │   └── ConstraintError 2  constraint       a schema or grammar that cannot be compiled
-    ├── DoesNotFit          3  does-not-fit     memory or disk is too small
-    │   └── DiskFull        3  disk-full
-    ├── OutputInvalid       4  output-invalid   generated text breaks off inside its schema
-    ├── NotFound            5  not-found        file, repo or quant
-    ├── VerificationFailed  6  verification     bytes are not what the Hub stated
-    ├── Interrupted       130  interrupted      Ctrl-C
-    ├── HeaderError         1  bad-header       not GGUF, truncated, or lying about its sizes
-    ├── EngineError         1  engine           llama.cpp refused or failed
-    │   └── ContextFull     1  context-full
-    ├── TemplateError       1  template         a chat template that cannot be rendered
-    └── HubError            1  hub              network, server, permission
-        └── GatedRepo       1  gated
+MoetoolError            1  error
+├── UsageError          2  usage            a flag or a value that cannot be meant
+│   └── ConstraintError 2  constraint       a schema or grammar that cannot be compiled
+├── DoesNotFit          3  does-not-fit     memory or disk is too small
+│   └── DiskFull        3  disk-full
+├── OutputInvalid       4  output-invalid   generated text breaks off inside its schema
+├── NotFound            5  not-found        file, repo or quant
+├── VerificationFailed  6  verification     bytes are not what the Hub stated
+├── Interrupted       130  interrupted      Ctrl-C
+├── HeaderError         1  bad-header       not GGUF, truncated, or lying about its sizes
+├── EngineError         1  engine           llama.cpp refused or failed
+│   └── ContextFull     1  context-full
+├── TemplateError       1  template         a chat template that cannot be rendered
+└── HubError            1  hub              network, server, permission
+    └── GatedRepo       1  gated
 """
 
 from __future__ import annotations

@@ -43,3 +43,20 @@ class Settings:
     load_mtp: bool = False
     use_mmap: bool = True
     experts: int | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn. The defaults are llama.cpp's own (common/common.h).
+
+    `temperature` 0 takes the most probable token. `seed` makes a run repeatable on the same build and
+    settings. `repeat_penalty` 1 is off; it looks at the last `repeat_last_n` tokens.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    seed: int = 0

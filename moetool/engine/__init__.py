@@ -1,0 +1,1 @@
+"""All of ctypes: devices, loading by plan, decoding, sampling, freeing. Knows no prompts and no reasons."""

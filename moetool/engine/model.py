@@ -1,0 +1,197 @@
+"""A loaded model with one context: tokens in, tokens out. It knows token ids, not messages or prompts."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moetool.engine.library import Log, captured_log, library
+from moetool.engine.measured import BufferSize, parse_buffers
+from moetool.engine.parameters import Held, context_params, model_params
+from moetool.engine.sampling import make_chain
+from moetool.engine.vocabulary import Vocabulary
+from moetool.errors import ContextFull, EngineError, Interrupted
+from moetool.settings import Sampling, Settings
+
+Mask = Callable[[npt.NDArray[np.float32]], None]
+
+_DECODE_OK, _DECODE_NO_SLOT, _DECODE_ABORTED = 0, 1, 2
+
+
+class Engine:
+    """One model, one context, one sequence. Everything is freed by `close`, also when loading fails half-way.
+
+    `n_past` counts the tokens in the KV cache. `cancel` may be called from a signal handler at any time: the
+    call in progress ends with `Interrupted` (on the CPU within a graph node, elsewhere within a batch).
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        settings: Settings,
+        arch: str,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> None:
+        """Load the shards `paths`. Raises EngineError with llama.cpp's own reason, Interrupted on `cancel`."""
+        self._lib = library()
+        self._held = Held()
+        self._stack = ExitStack()
+        self._cancelled = False
+        self._chain: Any = None
+        self.settings = settings
+        self.n_past = 0
+        started = time.perf_counter()
+        try:
+            with captured_log() as log:
+                self._model = self._load(paths, arch, on_progress, log)
+                self._context = self._make_context(log)
+                self.buffers: tuple[BufferSize, ...] = parse_buffers(log.texts())
+        except BaseException:
+            self.close()
+            raise
+        self.load_s = time.perf_counter() - started
+        self.vocabulary = Vocabulary(self._lib.llama_model_get_vocab(self._model))
+        self.n_ctx = int(self._lib.llama_n_ctx_seq(self._context))
+        self._one = (ctypes.c_int32 * 1)()
+        self._one_batch = self._lib.llama_batch_get_one(self._one, 1)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free samplers, context and model, in that order; safe to call twice."""
+        self._stack.close()
+
+    def cancel(self) -> None:
+        """Make the running call, or the next one, end with Interrupted."""
+        self._cancelled = True
+
+    # -- loading ---------------------------------------------------------------------------------
+
+    def _load(
+        self, paths: Sequence[Path], arch: str, on_progress: Callable[[float], None] | None, log: Log
+    ) -> Any:
+        params = model_params(self.settings, arch, self._held)
+
+        def progress(fraction: float, _user_data: object) -> bool:
+            if on_progress is not None:
+                on_progress(fraction)
+            return not self._cancelled  # False ends the load
+
+        params.progress_callback = self._held.keep(self._lib.llama_progress_callback(progress))
+        names = (ctypes.c_char_p * len(paths))(*(str(path).encode() for path in paths))
+        model = self._lib.llama_model_load_from_splits(names, len(paths), params)
+        if self._cancelled:
+            raise Interrupted("Interrupted while the model was loading")
+        if not model:
+            raise _load_error(f"llama.cpp cannot load {paths[0].name}", log)
+        self._stack.callback(self._lib.llama_model_free, model)
+        return model
+
+    def _make_context(self, log: Log) -> Any:
+        context = self._lib.llama_init_from_model(self._model, context_params(self.settings))
+        if not context:
+            raise _load_error("llama.cpp cannot make a context", log)
+        self._stack.callback(self._lib.llama_free, context)
+        self._abort = self._held.keep(self._lib.ggml_abort_callback(lambda _data: self._cancelled))
+        return context
+
+    # -- decoding --------------------------------------------------------------------------------
+
+    def decode(self, tokens: Sequence[int]) -> None:
+        """Append tokens to the sequence; afterwards the logits of the last one can be sampled.
+
+        Raises ContextFull before anything is computed, Interrupted, or EngineError.
+        """
+        if self.n_past + len(tokens) > self.n_ctx:
+            raise ContextFull(
+                f"{self.n_past + len(tokens)} tokens do not fit into a context of {self.n_ctx}",
+                "ask for a larger one with --ctx, or shorten the prompt",
+            )
+        if len(tokens) == 1:
+            self._one[0] = tokens[0]
+            self._check(self._lib.llama_decode(self._context, self._one_batch))
+            self.n_past += 1
+            return
+        self._decode_many(tokens)
+
+    def _decode_many(self, tokens: Sequence[int]) -> None:
+        # The callback runs between graph nodes: it costs nothing beside a long batch, but would cost a
+        # small model dearly on single tokens, which are short enough to wait for.
+        self._lib.llama_set_abort_callback(self._context, self._abort, None)
+        try:
+            for start in range(0, len(tokens), self.settings.n_batch):
+                part = tokens[start : start + self.settings.n_batch]
+                array = (ctypes.c_int32 * len(part))(*part)
+                batch = self._lib.llama_batch_get_one(array, len(part))
+                self._check(self._lib.llama_decode(self._context, batch))
+                self.n_past += len(part)
+        finally:
+            self._lib.llama_set_abort_callback(self._context, self._lib.ggml_abort_callback(0), None)
+
+    def _check(self, status: int) -> None:
+        if self._cancelled or status == _DECODE_ABORTED:
+            raise Interrupted("Interrupted")
+        if status == _DECODE_NO_SLOT:
+            raise ContextFull(
+                f"The context of {self.n_ctx} tokens is full", "ask for a larger one with --ctx"
+            )
+        if status != _DECODE_OK:
+            raise EngineError(f"llama.cpp failed to decode (status {status})")
+
+    def synchronize(self) -> None:
+        """Wait until what was decoded is computed; only timing needs it."""
+        self._lib.llama_synchronize(self._context)
+
+    def rewind(self, n_past: int) -> bool:
+        """Forget everything after the first `n_past` tokens; False (and nothing kept) where the model's
+        memory cannot go back, as with recurrent states."""
+        memory = self._lib.llama_get_memory(self._context)
+        if self._lib.llama_memory_seq_rm(memory, 0, n_past, -1):
+            self.n_past = n_past
+            return True
+        self._lib.llama_memory_clear(memory, True)
+        self.n_past = 0
+        return False
+
+    # -- sampling --------------------------------------------------------------------------------
+
+    def use_sampling(self, sampling: Sampling) -> None:
+        """Set how tokens are drawn from now on; starts a new random sequence from its seed."""
+        self._chain = make_chain(sampling, self.vocabulary.n_vocab)
+        if self._chain is not None:
+            self._stack.callback(self._lib.llama_sampler_free, self._chain)
+
+    def logits(self) -> npt.NDArray[np.float32]:
+        """The last token's logits, [n_vocab]: a view to read and to write, valid until `decode`."""
+        pointer = self._lib.llama_get_logits_ith(self._context, -1)
+        address = ctypes.addressof(pointer.contents)
+        buffer = (ctypes.c_float * self.vocabulary.n_vocab).from_address(address)
+        return np.ctypeslib.as_array(buffer)
+
+    def sample(self, mask: Mask | None = None) -> int:
+        """Draw one token; `mask` first sets the logits of forbidden tokens to -inf, in place."""
+        if mask is not None:
+            mask(self.logits())
+        if self._chain is None:
+            return int(self.logits().argmax())
+        return int(self._lib.llama_sampler_sample(self._chain, self._context, -1))
+
+
+def _load_error(what: str, log: Log) -> EngineError:
+    reason = log.first_problem()
+    hint = "ask for less with --ctx, or a smaller quantization" if "alloc" in reason else ""
+    return EngineError(f"{what}: {reason or 'no reason given'}", hint)

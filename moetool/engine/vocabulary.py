@@ -1,0 +1,77 @@
+"""Text to token ids and back, with the model's own vocabulary."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+from moetool.engine.library import library
+from moetool.errors import EngineError
+
+
+class Vocabulary:
+    """A view of a loaded model's vocabulary; it lives as long as the model does."""
+
+    def __init__(self, pointer: Any) -> None:
+        self._lib = library()
+        self.pointer = pointer
+        self.n_vocab = int(self._lib.llama_vocab_n_tokens(pointer))
+        self._pieces: dict[int, bytes] = {}
+
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
+        """Token ids of `text`; only with `parse_special` may it contain control tokens."""
+        data = text.encode("utf-8", "surrogateescape")
+        room = len(data) + 8
+        while True:
+            tokens = (ctypes.c_int32 * room)()
+            count = self._lib.llama_tokenize(
+                self.pointer, data, len(data), tokens, room, add_special, parse_special
+            )
+            if count >= 0:
+                return tokens[:count]
+            if -count <= room:  # INT32_MIN, or a tokenizer that answers nonsense
+                raise EngineError("This text is too long for llama.cpp's tokenizer")
+            room = -count
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for; b"" for control tokens. A token may end inside a UTF-8 character."""
+        known = self._pieces.get(token)
+        if known is None:
+            known = self._pieces[token] = self._read_piece(token, special=False)
+        return known
+
+    def special_piece(self, token: int) -> bytes:
+        """Like `piece`, with control tokens spelled out ("<|im_end|>")."""
+        return self._read_piece(token, special=True)
+
+    def _read_piece(self, token: int, *, special: bool) -> bytes:
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = self._lib.llama_token_to_piece(self.pointer, token, buffer, room, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            room = -count
+
+    def is_end(self, token: int) -> bool:
+        """Does this token end a generation (end of text, of turn, …)?"""
+        return bool(self._lib.llama_vocab_is_eog(self.pointer, token))
+
+    def is_control(self, token: int) -> bool:
+        """Is this a token that user text must not contain?"""
+        return bool(self._lib.llama_vocab_is_control(self.pointer, token))
+
+    @property
+    def bos(self) -> int:
+        """Beginning-of-text token, -1 where there is none."""
+        return int(self._lib.llama_vocab_bos(self.pointer))
+
+    @property
+    def eos(self) -> int:
+        """End-of-text token, -1 where there is none."""
+        return int(self._lib.llama_vocab_eos(self.pointer))
+
+    @property
+    def adds_bos(self) -> bool:
+        """Does the model want its text to start with `bos`?"""
+        return bool(self._lib.llama_vocab_get_add_bos(self.pointer))
