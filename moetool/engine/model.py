@@ -40,7 +40,7 @@ class Engine:
         arch: str,
         on_progress: Callable[[float], None] | None = None,
     ) -> None:
-        """Load the shards `paths`. Raises EngineError with llama.cpp's own reason, Interrupted on `cancel`."""
+        """Load the shards `paths`; EngineError carries llama.cpp's own reason, `cancel` means Interrupted."""
         self._lib = library()
         self._held = Held()
         self._stack = ExitStack()
