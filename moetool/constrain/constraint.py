@@ -1,0 +1,41 @@
+"""What the output must look like, as a value, and where its source text comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from moetool.errors import ConstraintError, NotFound
+
+MAX_SOURCE_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What the output must look like, compiled as far as it goes without a vocabulary.
+
+    kind: "schema", "grammar", "regex" or "choice". source: the text it was made from (schemas: as JSON).
+    grammar: llguidance's serialised grammar. whitespace: "spaced", "compact" or "" where it does not apply.
+    title: a few words for a status line.
+    """
+
+    kind: str
+    source: str
+    grammar: str
+    whitespace: str
+    title: str
+
+
+def read_source(path: Path) -> str:
+    """The text of a schema or grammar file; NotFound or ConstraintError."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_SOURCE_BYTES + 1)
+        text = data.decode()
+    except FileNotFoundError as error:
+        raise NotFound(f"There is no file {path}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConstraintError(f"{path} cannot be read as text: {error}.") from error
+    if len(data) > MAX_SOURCE_BYTES:
+        raise ConstraintError(f"{path} is larger than {MAX_SOURCE_BYTES >> 20} MiB.")
+    return text

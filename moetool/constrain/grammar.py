@@ -1,0 +1,108 @@
+"""Grammars by name, file or text (GBNF and Lark), regular expressions, and choices."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from moetool.constrain.constraint import Constraint, read_source
+from moetool.constrain.library import compile_error, first_line, llguidance, regex_reason
+from moetool.errors import ConstraintError, NotFound
+
+
+def parse_grammar(name_path_or_text: str) -> Constraint:
+    """A constraint from a shipped grammar's name, a path to a .gbnf or .lark file, or inline text.
+
+    Text is taken as a grammar when it defines a rule (`name ::= …` in GBNF, `start: …` in Lark).
+    """
+    wanted = name_path_or_text
+    if _defines_rules(wanted):
+        return _grammar(wanted, "inline grammar")
+    for path in (*_shipped(wanted), Path(wanted)):
+        if path.is_file():
+            return _grammar(read_source(path), path.stem)
+    raise _unknown_grammar(wanted)
+
+
+def parse_regex(pattern: str) -> Constraint:
+    """A constraint that the whole output matches `pattern` (Rust regex syntax; no look-around)."""
+    grammar = llguidance().LLMatcher.grammar_from_regex(pattern)
+    error = compile_error(grammar)
+    if error:
+        raise ConstraintError(
+            f"The regular expression {pattern!r} cannot be used: {regex_reason(error)}.",
+            "Look-around, back-references and \\b are not available; ^ and $ are implied.",
+        )
+    return Constraint("regex", pattern, grammar, "", "regular expression")
+
+
+def parse_choice(options: Sequence[str]) -> Constraint:
+    """A constraint that the output is exactly one of `options`."""
+    if not options or not all(options):
+        raise ConstraintError("A choice needs at least one option, and none may be empty.")
+    source = " | ".join(_lark_literal(option) for option in options)
+    grammar = llguidance().LLMatcher.grammar_from_lark(f"start: {source}\n")
+    _raise_on_grammar_error(grammar, "choice")
+    return Constraint("choice", json.dumps(list(options), ensure_ascii=False), grammar, "", "choice")
+
+
+def grammar_names() -> list[str]:
+    """Names of the grammars that ship with the package."""
+    from moetool.assets import grammar_dir
+
+    return sorted({p.stem for p in grammar_dir().iterdir() if p.suffix in {".gbnf", ".lark"}})
+
+
+def _defines_rules(text: str) -> bool:
+    return "::=" in text or re.search(r"(?m)^\s*(start\s*:|%llguidance)", text) is not None
+
+
+def _grammar(text: str, title: str) -> Constraint:
+    grammar = llguidance().LLMatcher.grammar_from_lark(_as_lark(text, title))
+    _raise_on_grammar_error(grammar, title)
+    return Constraint("grammar", text, grammar, "", title)
+
+
+def _as_lark(text: str, title: str) -> str:
+    from llguidance.gbnf_to_lark import gbnf_to_lark, is_lark_syntax
+
+    if "::=" not in text and is_lark_syntax(text):
+        return text
+    try:
+        lark: str = gbnf_to_lark(text)
+    # The converter raises bare Exception for a missing or doubled rule.
+    except Exception as error:  # noqa: BLE001
+        raise ConstraintError(
+            f"The grammar {title!r} cannot be read: {first_line(str(error))}.",
+            "GBNF needs a rule named root; every rule used must be defined once.",
+        ) from error
+    return lark
+
+
+def _raise_on_grammar_error(grammar: str, title: str) -> None:
+    error = compile_error(grammar)
+    if error:
+        raise ConstraintError(f"The grammar {title!r} cannot be compiled: {first_line(error)}.")
+
+
+def _unknown_grammar(wanted: str) -> Exception:
+    if "/" in wanted or wanted.endswith((".gbnf", ".lark")):
+        return NotFound(f"There is no grammar file {wanted}.", f"By name: {', '.join(grammar_names())}.")
+    near = difflib.get_close_matches(wanted, grammar_names(), n=3) or grammar_names()
+    return ConstraintError(f"There is no grammar {wanted!r}.", f"Did you mean {', '.join(near)}?")
+
+
+def _shipped(name: str) -> list[Path]:
+    from moetool.assets import grammar_dir
+
+    if not re.fullmatch(r"[\w-]+", name):
+        return []
+    return [grammar_dir() / f"{name}{suffix}" for suffix in (".gbnf", ".lark")]
+
+
+def _lark_literal(text: str) -> str:
+    # JSON's escapes are Lark's, as long as other letters stay as they are.
+    return json.dumps(text, ensure_ascii=False)

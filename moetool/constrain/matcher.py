@@ -1,0 +1,144 @@
+"""Where an answer stands in its grammar: what may come next, what must, and whether it may stop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from moetool.constrain.constraint import Constraint
+from moetool.constrain.library import first_line, llguidance
+from moetool.constrain.tokens import Tokenizer
+from moetool.errors import ConstraintError, OutputInvalid
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def make_matcher(tokenizer: Tokenizer, constraint: Constraint) -> Matcher:
+    """A matcher at the start of an answer; ConstraintError when the grammar needs tokens the model lacks."""
+    return Matcher(tokenizer, constraint)
+
+
+class Matcher:
+    """Where an answer stands in its grammar. One per sequence; not for use by two threads at once."""
+
+    def __init__(self, tokenizer: Tokenizer, constraint: Constraint) -> None:
+        import numpy as np
+
+        self.constraint = constraint
+        self._table = tokenizer.table
+        self._ends = frozenset(tokenizer.table.ends)
+        self._rust = llguidance().LLMatcher(tokenizer.handle, constraint.grammar, log_level=0)
+        if self._rust.is_error():
+            raise ConstraintError(
+                f"This model cannot follow the {constraint.title}: {first_line(self._rust.get_error())}."
+            )
+        self._n_vocab = int(tokenizer.handle.vocab_size)
+        self._words = np.zeros((self._n_vocab + 31) // 32, dtype=np.uint32)
+        self._address = self._words.ctypes.data
+        self._bias: NDArray[np.float32] | None = None
+        self._committed: list[int] = []
+
+    def mask(self) -> NDArray[np.uint32]:
+        """Bits of the tokens that may come next, token i at bit i % 32 of word i // 32.
+
+        The array is this matcher's own and is overwritten by the next call.
+        """
+        self._rust.unsafe_compute_mask_ptr(self._address, self._words.nbytes)
+        self._check(self._rust.is_error())
+        return self._words
+
+    def apply_mask(self, logits: NDArray[np.float32]) -> None:
+        """Set the logits of forbidden tokens to -inf, in place. Shape (n_logits,), n_logits >= n_vocab."""
+        import numpy as np
+
+        words = self.mask()
+        logits[self._n_vocab :] = -np.inf
+        used = np.flatnonzero(words)
+        if used.size * 8 < words.size:
+            _keep_only(logits, _ids_of(words, used))
+        else:
+            self._add_bias(logits[: self._n_vocab])
+
+    def allowed(self) -> NDArray[np.int64]:
+        """Ids of the tokens that may come next, ascending."""
+        import numpy as np
+
+        words = self.mask()
+        return _ids_of(words, np.flatnonzero(words))
+
+    def accepts(self, token: int) -> bool:
+        """Whether `token` may come next; a few microseconds, no mask is computed."""
+        if token in self._ends:
+            return self.is_complete()
+        return 0 <= token < self._n_vocab and self._rust.validate_tokens([token]) == 1
+
+    def commit(self, token: int) -> None:
+        """Append `token`; OutputInvalid when the grammar does not allow it."""
+        self._check(not self._rust.consume_token(token))
+        self._committed.append(token)
+
+    def forced(self) -> tuple[int, ...]:
+        """Tokens that must come next whatever the model says; commit each before the next question.
+
+        The last letters of forced text are left out where the next token could begin with them, so that the
+        model still chooses how to cut its text into tokens.
+        """
+        return tuple(self._rust.compute_ff_tokens())
+
+    def is_complete(self) -> bool:
+        """Whether the answer may stop here: the text so far is a whole sentence of the grammar."""
+        return bool(self._rust.is_accepting())
+
+    def is_stopped(self) -> bool:
+        """Whether nothing but an end token can follow."""
+        return bool(self._rust.is_stopped())
+
+    def rollback(self, n_tokens: int) -> None:
+        """Take back the last `n_tokens` committed tokens."""
+        self._check(not self._rust.rollback(n_tokens))
+        del self._committed[len(self._committed) - n_tokens :]
+
+    def _add_bias(self, logits: NDArray[np.float32]) -> None:
+        import numpy as np
+
+        if self._bias is None:
+            self._bias = np.empty((self._words.nbytes, 8), dtype=np.float32)
+        # One table row of eight biases for each byte of the mask: no branch, one pass, 35 us for 150k tokens.
+        np.take(_bias_table(), self._words.view(np.uint8), axis=0, out=self._bias, mode="clip")
+        np.add(logits, self._bias.reshape(-1)[: logits.size], out=logits)
+
+    def _check(self, failed: bool) -> None:
+        if failed:
+            raise OutputInvalid(f"The output left its grammar: {first_line(self._rust.get_error())}.")
+
+
+def _ids_of(words: NDArray[np.uint32], used: NDArray[np.int64]) -> NDArray[np.int64]:
+    import numpy as np
+
+    bits = np.unpackbits(words[used].view(np.uint8), bitorder="little").reshape(-1, 32)
+    row, bit = np.nonzero(bits)
+    ids: NDArray[np.int64] = used[row] * 32 + bit
+    return ids
+
+
+def _keep_only(logits: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
+    import numpy as np
+
+    kept = logits[ids]
+    logits.fill(-np.inf)
+    logits[ids] = kept
+
+
+_BIAS_TABLE: list[Any] = []
+
+
+def _bias_table() -> NDArray[np.float32]:
+    """Shape (256, 8): for each byte of a mask, what to add to its eight logits."""
+    import numpy as np
+
+    if not _BIAS_TABLE:
+        bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+        _BIAS_TABLE.append(np.where(bits, np.float32(0), np.float32(-np.inf)).astype(np.float32))
+    table: NDArray[np.float32] = _BIAS_TABLE[0]
+    return table
