@@ -23,13 +23,17 @@ from moetool.settings import Sampling, Settings
 
 Mask = Callable[[npt.NDArray[np.float32]], None]
 
+# Shorter batches are waited for: the callback runs before each graph node, which costs nothing beside a long
+# batch but would cost a small model dearly on a single token.
+_INTERRUPTIBLE = 32
+
 _DECODE_OK, _DECODE_NO_SLOT, _DECODE_ABORTED = 0, 1, 2
 
 
 class Engine:
     """One model, one context, one sequence. Everything is freed by `close`, also when loading fails half-way.
 
-    `n_past` counts the tokens in the KV cache. `cancel` may be called from a signal handler at any time: the
+    `tokens` are those in the KV cache. `cancel` may be called from a signal handler at any time: the
     call in progress ends with `Interrupted` (on the CPU within a graph node, elsewhere within a batch).
     """
 
@@ -47,7 +51,7 @@ class Engine:
         self._cancelled = False
         self._chain: Any = None
         self.settings = settings
-        self.n_past = 0
+        self.tokens: list[int] = []
         started = time.perf_counter()
         try:
             with captured_log() as log:
@@ -109,6 +113,11 @@ class Engine:
         self._abort = self._held.keep(self._lib.ggml_abort_callback(lambda _data: self._cancelled))
         return context
 
+    @property
+    def n_past(self) -> int:
+        """Tokens in the KV cache."""
+        return len(self.tokens)
+
     # -- decoding --------------------------------------------------------------------------------
 
     def decode(self, tokens: Sequence[int]) -> None:
@@ -124,21 +133,23 @@ class Engine:
         if len(tokens) == 1:
             self._one[0] = tokens[0]
             self._check(self._lib.llama_decode(self._context, self._one_batch))
-            self.n_past += 1
-            return
-        self._decode_many(tokens)
+            self.tokens.append(tokens[0])
+        elif len(tokens) < _INTERRUPTIBLE:
+            self._decode_part(tokens)
+        else:
+            self._decode_long(tokens)
 
-    def _decode_many(self, tokens: Sequence[int]) -> None:
-        # The callback runs between graph nodes: it costs nothing beside a long batch, but would cost a
-        # small model dearly on single tokens, which are short enough to wait for.
+    def _decode_part(self, tokens: Sequence[int]) -> None:
+        array = (ctypes.c_int32 * len(tokens))(*tokens)
+        batch = self._lib.llama_batch_get_one(array, len(tokens))
+        self._check(self._lib.llama_decode(self._context, batch))
+        self.tokens.extend(tokens)
+
+    def _decode_long(self, tokens: Sequence[int]) -> None:
         self._lib.llama_set_abort_callback(self._context, self._abort, None)
         try:
             for start in range(0, len(tokens), self.settings.n_batch):
-                part = tokens[start : start + self.settings.n_batch]
-                array = (ctypes.c_int32 * len(part))(*part)
-                batch = self._lib.llama_batch_get_one(array, len(part))
-                self._check(self._lib.llama_decode(self._context, batch))
-                self.n_past += len(part)
+                self._decode_part(tokens[start : start + self.settings.n_batch])
         finally:
             self._lib.llama_set_abort_callback(self._context, self._lib.ggml_abort_callback(0), None)
 
@@ -161,11 +172,19 @@ class Engine:
         memory cannot go back, as with recurrent states."""
         memory = self._lib.llama_get_memory(self._context)
         if self._lib.llama_memory_seq_rm(memory, 0, n_past, -1):
-            self.n_past = n_past
+            del self.tokens[n_past:]
             return True
         self._lib.llama_memory_clear(memory, True)
-        self.n_past = 0
+        self.tokens.clear()
         return False
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token adds to the text."""
+        return self.vocabulary.piece(token)
+
+    def is_end(self, token: int) -> bool:
+        """Does this token end an answer?"""
+        return self.vocabulary.is_end(token)
 
     # -- sampling --------------------------------------------------------------------------------
 

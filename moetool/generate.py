@@ -1,0 +1,243 @@
+"""The token loop: prompt tokens in, a stream of text pieces out, over anything that decodes and samples.
+
+Chat, one-shot, JSON and bench are consumers of one stream. It knows no ctypes, no template and no terminal.
+"""
+
+from __future__ import annotations
+
+import codecs
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from moetool.errors import ContextFull, Interrupted
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Mask = Callable[[npt.NDArray[np.float32]], None]
+
+# Why a generation ended.
+END_OF_TEXT = "stop"  # the model ended it, or a stop string did
+LENGTH = "length"  # max_tokens
+CONTEXT = "context"  # the context is full
+GRAMMAR = "grammar"  # the grammar is satisfied and allows no more
+INTERRUPTED = "interrupted"  # Ctrl-C
+
+
+class Decoder(Protocol):
+    """What a generation needs of an engine."""
+
+    @property
+    def n_ctx(self) -> int: ...
+    @property
+    def n_past(self) -> int: ...
+    def decode(self, tokens: Sequence[int]) -> None: ...
+    def sample(self, mask: Mask | None = None) -> int: ...
+    def piece(self, token: int) -> bytes: ...
+    def is_end(self, token: int) -> bool: ...
+
+
+class Grammar(Protocol):
+    """What a generation needs of a constraint: where the answer stands in its grammar."""
+
+    def apply_mask(self, logits: npt.NDArray[np.float32]) -> None: ...
+    def commit(self, token: int) -> None: ...
+    def forced(self) -> tuple[int, ...]: ...
+    def is_complete(self) -> bool: ...
+    def is_stopped(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to stop besides the model's own end: `max_tokens` generated, or any `stop` string written."""
+
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token: the text that became certain with it ("" inside a character or a possible stop
+    string) and whether the grammar left no choice."""
+
+    id: int
+    text: str
+    forced: bool
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What one generation did; seconds from the first prompt token on. `complete` tells, under a grammar,
+    whether the text is a whole sentence of it (None without one). `decode_tok_s` counts the tokens after
+    the first, which belongs to the prompt's pass."""
+
+    finish_reason: str
+    prompt_tokens: int
+    generated_tokens: int
+    forced_tokens: int
+    complete: bool | None
+    prompt_s: float
+    ttft_s: float | None
+    decode_s: float
+
+    @property
+    def prompt_tok_s(self) -> float | None:
+        return self.prompt_tokens / self.prompt_s if self.prompt_s > 0 and self.prompt_tokens else None
+
+    @property
+    def decode_tok_s(self) -> float | None:
+        n_later = self.generated_tokens - 1
+        return n_later / self.decode_s if n_later > 0 and self.decode_s > 0 else None
+
+
+class Generation:
+    """One answer. Iterate over it for its tokens; `stats` is set when the iteration has ended, also when it
+    ended by Ctrl-C or a full context, so that what was written so far is never lost."""
+
+    def __init__(
+        self,
+        engine: Decoder,
+        prompt: Sequence[int],
+        limits: Limits,
+        grammar: Grammar | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`prompt`: tokens not yet in the engine's cache; at least one."""
+        self._engine = engine
+        self._prompt = list(prompt)
+        self._limits = limits
+        self._grammar = grammar
+        self._clock = clock
+        self._text = TextAssembler(limits.stop)
+        self._n_generated = 0
+        self._n_forced = 0
+        self._rest = ""
+        self.text = ""
+        self.stats: Stats | None = None
+
+    def __iter__(self) -> Iterator[Token]:
+        started = self._clock()
+        prompted, first, reason = started, None, INTERRUPTED
+        try:
+            # A prompt that does not fit is the caller's error; a full context later on is an ending.
+            self._engine.decode(self._prompt)
+            prompted = self._clock()
+            steps = self._steps()
+            while True:
+                try:
+                    token = next(steps)
+                except StopIteration as ended:
+                    reason = ended.value
+                    break
+                first = first or self._clock()
+                self.text += token.text
+                yield token
+        except Interrupted:
+            reason = INTERRUPTED
+        finally:
+            self._finish(reason, started, prompted, first)
+
+    def _steps(self) -> Generator[Token, None, str]:
+        """Tokens until something ends the answer; the return value says what."""
+        pending: list[int] = []  # generated, not yet decoded
+        while True:
+            for token in self._next_tokens():
+                if self._engine.is_end(token.id):
+                    return END_OF_TEXT
+                pending.append(token.id)
+                self._n_generated += 1
+                yield token
+                if self._text.stopped:
+                    return END_OF_TEXT
+                if self._n_generated == self._limits.max_tokens:
+                    return LENGTH
+            if self._grammar is not None and self._grammar.is_stopped():
+                return GRAMMAR
+            try:
+                self._engine.decode(pending)
+            except ContextFull:
+                return CONTEXT
+            pending.clear()
+
+    def _next_tokens(self) -> Iterator[Token]:
+        """The sampled token, then those the grammar forces after it, to be decoded as one batch."""
+        if self._grammar is None:
+            yield self._made(self._engine.sample(), forced=False)
+            return
+        forced = self._grammar.forced()
+        if not forced:
+            chosen = self._engine.sample(self._grammar.apply_mask)
+            if not self._engine.is_end(chosen):
+                self._grammar.commit(chosen)
+            yield self._made(chosen, forced=False)
+            if self._engine.is_end(chosen) or self._grammar.is_stopped():
+                return
+            forced = self._grammar.forced()
+        for token in forced:
+            self._grammar.commit(token)
+            self._n_forced += 1
+            yield self._made(token, forced=True)
+
+    def _made(self, token: int, *, forced: bool) -> Token:
+        text = "" if self._engine.is_end(token) else self._text.add(self._engine.piece(token))
+        return Token(token, text, forced)
+
+    def rest(self) -> str:
+        """Text held back for a stop string that never came; to be written after the last token."""
+        return self._rest
+
+    def _finish(self, reason: str, started: float, prompted: float, first: float | None) -> None:
+        self._rest = "" if self._text.stopped else self._text.flush()
+        self.text += self._rest
+        self.stats = Stats(
+            finish_reason=reason,
+            prompt_tokens=len(self._prompt),
+            generated_tokens=self._n_generated,
+            forced_tokens=self._n_forced,
+            complete=self._grammar.is_complete() if self._grammar is not None else None,
+            prompt_s=prompted - started,
+            ttft_s=first - started if first is not None else None,
+            decode_s=self._clock() - first if first is not None else 0.0,
+        )
+
+
+class TextAssembler:
+    """Bytes of tokens -> text that is certain: whole characters, and nothing that may begin a stop string."""
+
+    def __init__(self, stop: Sequence[str] = ()) -> None:
+        self._stop = tuple(s for s in stop if s)
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+        self.stopped = False
+
+    def add(self, data: bytes) -> str:
+        """Take one token's bytes; return the text that can be shown now. Sets `stopped` at a stop string,
+        and returns what stood before it."""
+        self._held += self._decode.decode(data)
+        ends = [at for s in self._stop if (at := self._held.find(s)) >= 0]
+        if ends:
+            self.stopped = True
+            return self._take(min(ends))
+        return self._take(len(self._held) - self._possible_start())
+
+    def flush(self) -> str:
+        """What is held back, when nothing more will come; an unfinished character becomes U+FFFD."""
+        self._held += self._decode.decode(b"", final=True)
+        return self._take(len(self._held))
+
+    def _take(self, n: int) -> str:
+        text, self._held = self._held[:n], self._held[n:]
+        return text
+
+    def _possible_start(self) -> int:
+        """Length of the longest end of the held text that begins a stop string."""
+        longest = 0
+        for s in self._stop:
+            for n in range(min(len(s) - 1, len(self._held)), longest, -1):
+                if self._held.endswith(s[:n]):
+                    longest = n
+                    break
+        return longest
