@@ -1,0 +1,146 @@
+"""Anatomy + settings + placement -> `Work`: which device reads what for each token."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from moetool.anatomy import Anatomy, Layer, RoledTensor
+from moetool.quants import quant_by_name, row_bytes
+from moetool.settings import Settings
+from moetool.speed.work import Cache, DeviceWork, Read, Work
+
+# Roles that no text token multiplies with: looked up, for drafting, for images.
+_UNUSED = frozenset({"mtp", "vision"})
+_STATE_VALUE_BYTES = 4  # states are F32 whatever the type of the cache
+
+
+@dataclass(frozen=True)
+class Where:
+    """Device of each tensor by name, of each layer (its cache, its graph), and of the output."""
+
+    tensors: Mapping[str, str]
+    layers: tuple[str, ...]
+    output: str
+
+
+def make_work(anatomy: Anatomy, settings: Settings, where: Where) -> Work:
+    """The work of one token of one sequence."""
+    reads = _reads_by_device(anatomy, settings, where)
+    caches = _caches_by_device(anatomy, settings, where)
+    trunk = [layer for layer in anatomy.layers if not layer.mtp]
+    devices = sorted({*reads, *caches, *where.layers[: len(trunk)]}, key=lambda name: name != "CPU")
+    shares = tuple(
+        _device_work(device, trunk, where, reads.get(device, ()), caches.get(device, ()))
+        for device in devices
+    )
+    return Work(shares, _count_borders(anatomy, where), anatomy.n_embd)
+
+
+def _device_work(
+    device: str, trunk: Iterable[Layer], where: Where, reads: tuple[Read, ...], caches: tuple[Cache, ...]
+) -> DeviceWork:
+    here = [layer for layer in trunk if where.layers[layer.index] == device]
+    return DeviceWork(
+        device=device,
+        reads=reads,
+        caches=caches,
+        state_bytes=_STATE_VALUE_BYTES * sum(layer.state_values for layer in here),
+        n_layers=len(here),
+        n_moe=sum(layer.ffn == "moe" for layer in here),
+        n_recurrent=sum(layer.mixer in ("recurrent", "parallel") for layer in here),
+    )
+
+
+# --- weights ------------------------------------------------------------------------------------------------
+
+
+def _reads_by_device(anatomy: Anatomy, settings: Settings, where: Where) -> dict[str, tuple[Read, ...]]:
+    """Reads of one type and kind on one device, added up."""
+    n_weights: Counter[tuple[str, str, bool]] = Counter()
+    used_bytes: Counter[tuple[str, str, bool]] = Counter()
+    held_bytes: Counter[tuple[str, str, bool]] = Counter()
+    shares = _used_shares(anatomy, settings)
+    for tensor in _multiplied(anatomy):
+        routed = tensor.role == "routed experts"
+        share = shares.get(tensor.layer, 0.0) if routed else 1.0
+        tied = tensor.role == "embedding" and tensor.layer is None
+        device = where.output if tied else where.tensors[tensor.info.name]
+        key = (device, tensor.info.type.name, routed)
+        n_weights[key] += tensor.info.n_elements * share  # type: ignore[assignment]
+        used_bytes[key] += tensor.info.n_bytes * share  # type: ignore[assignment]
+        held_bytes[key] += tensor.info.n_bytes
+    found = defaultdict(list)
+    for device, quant, routed in sorted(held_bytes):
+        key = (device, quant, routed)
+        found[device].append(Read(quant, n_weights[key], used_bytes[key], held_bytes[key], routed))
+    return {device: tuple(reads) for device, reads in found.items()}
+
+
+def _multiplied(anatomy: Anatomy) -> Iterator[RoledTensor]:
+    """Tensors that take part in a matrix product (or are read whole) for each token."""
+    for tensor in anatomy.tensors:
+        lookup = tensor.role == "embedding" and tensor.layer is None
+        tied = anatomy.tied and tensor.info.name == "token_embd.weight"
+        if tensor.role not in _UNUSED and (tied or not lookup):
+            yield tensor
+
+
+def _used_shares(anatomy: Anatomy, settings: Settings) -> dict[int | None, float]:
+    """The part of each layer's routed experts that one token uses."""
+    n_expert = max(1, anatomy.n_expert)
+    return {
+        layer.index: min(n_expert, settings.experts or layer.n_expert_used) / n_expert
+        for layer in anatomy.layers
+        if layer.ffn == "moe"
+    }
+
+
+# --- caches -------------------------------------------------------------------------------------------------
+
+
+def _caches_by_device(anatomy: Anatomy, settings: Settings, where: Where) -> dict[str, tuple[Cache, ...]]:
+    """Caches with the same window on one device, added up."""
+    cell_bytes: Counter[tuple[str, int]] = Counter()
+    flops: Counter[tuple[str, int]] = Counter()
+    for layer in anatomy.layers:
+        for row in layer.cache if not layer.mtp else ():
+            key = (where.layers[layer.index], row.window)
+            n_bytes = _row_bytes(settings.type_k, row.k) + _row_bytes(settings.type_v, row.v)
+            cell_bytes[key] += n_bytes / max(1, row.ratio)  # type: ignore[assignment]
+            # Queries times keys, then weights times values: two products of two operations each.
+            flops[key] += 4 * layer.n_head * layer.head_k / max(1, row.ratio)  # type: ignore[assignment]
+    found = defaultdict(list)
+    for device, window in sorted(cell_bytes):
+        key = (device, window)
+        found[device].append(Cache(cell_bytes[key], window, flops[key]))
+    return {device: tuple(caches) for device, caches in found.items()}
+
+
+def _row_bytes(type_name: str, n_values: int) -> int:
+    quant = quant_by_name(type_name)
+    return row_bytes(quant, n_values) if quant else 2 * n_values
+
+
+# --- borders ------------------------------------------------------------------------------------------------
+
+
+def _count_borders(anatomy: Anatomy, where: Where) -> int:
+    """How often activations change the device on the way of one token, from the embedding on the CPU."""
+    path = list(_path(anatomy, where))
+    return sum(here != there for here, there in zip(path, path[1:], strict=False))
+
+
+def _path(anatomy: Anatomy, where: Where) -> Iterator[str]:
+    yield "CPU"
+    experts = {
+        tensor.layer: where.tensors[tensor.info.name]
+        for tensor in anatomy.tensors
+        if tensor.role == "routed experts"
+    }
+    for layer in anatomy.layers:
+        if not layer.mtp:
+            yield where.layers[layer.index]
+            yield experts.get(layer.index, where.layers[layer.index])
+    yield where.output

@@ -1,0 +1,60 @@
+"""How fast each device is, as far as the machine says: a device becomes a `Lane`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from moetool.machine import Device, Machine
+
+# llama.cpp's device names ("CUDA0", "ROCm1", "Vulkan0", "MTL0") begin with the backend's name.
+_BACKENDS = {
+    "cpu": "cpu",
+    "cuda": "cuda",
+    "rocm": "rocm",
+    "hip": "rocm",
+    "musa": "cuda",
+    "metal": "metal",
+    "mtl": "metal",
+    "vulkan": "vulkan",
+    "rpc": "rpc",
+}
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One device as the speed model sees it.
+
+    `kind` chooses the kernels' constants. `bandwidth_bytes_s` is None when unknown; `measured` tells a
+    measured figure from a data sheet's. `link_bytes_s` is the way to the RAM (None: unknown, or none is
+    needed). `n_threads` counts on a CPU only.
+    """
+
+    device: str
+    kind: str
+    bandwidth_bytes_s: float | None
+    measured: bool = False
+    link_bytes_s: float | None = None
+    n_threads: int = 1
+
+
+def make_lanes(machine: Machine, n_threads: int = 0) -> tuple[Lane, ...]:
+    """The machine's devices as lanes; `n_threads` 0 is what the machine finds sensible."""
+    return tuple(_make_lane(device, n_threads or machine.n_threads) for device in machine.devices)
+
+
+def _make_lane(device: Device, n_threads: int) -> Lane:
+    return Lane(
+        device=device.name,
+        kind=lane_kind(device.name),
+        bandwidth_bytes_s=device.bandwidth_bytes_s,
+        measured=device.bandwidth_source.startswith("measured"),
+        link_bytes_s=device.link_bytes_s,
+        n_threads=n_threads,
+    )
+
+
+def lane_kind(name: str) -> str:
+    """The family of kernels behind a device's name; "other" for a backend without constants."""
+    letters = re.match(r"[A-Za-z]*", name)
+    return _BACKENDS.get(letters[0].lower() if letters else "", "other")
