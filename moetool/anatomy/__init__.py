@@ -1,0 +1,30 @@
+"""What a model is made of, from its header alone: layers, roles, parameters, bytes, what it must remember.
+
+Roles come from tensor names, kinds of layers from tensors and metadata; only what a file leaves out stands in
+a table (`facts`). Knows no machine and no placement.
+"""
+
+from moetool.anatomy.layers import CacheRow, Layer
+from moetool.anatomy.model import (
+    Anatomy,
+    RoledTensor,
+    effective_size,
+    kv_bytes_per_token,
+    make_anatomy,
+    state_bytes,
+)
+from moetool.anatomy.roles import ROLES, Role, role_of
+
+__all__ = [
+    "ROLES",
+    "Anatomy",
+    "CacheRow",
+    "Layer",
+    "Role",
+    "RoledTensor",
+    "effective_size",
+    "kv_bytes_per_token",
+    "make_anatomy",
+    "role_of",
+    "state_bytes",
+]
