@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from moetool.assets import grammar_dir
 from moetool.constrain.constraint import Constraint, read_source
 from moetool.constrain.library import compile_error, first_line, llguidance, regex_reason
 from moetool.errors import ConstraintError, NotFound
@@ -51,8 +52,6 @@ def parse_choice(options: Sequence[str]) -> Constraint:
 
 def grammar_names() -> list[str]:
     """Names of the grammars that ship with the package."""
-    from moetool.assets import grammar_dir
-
     return sorted({p.stem for p in grammar_dir().iterdir() if p.suffix in {".gbnf", ".lark"}})
 
 
@@ -96,8 +95,6 @@ def _unknown_grammar(wanted: str) -> Exception:
 
 
 def _shipped(name: str) -> list[Path]:
-    from moetool.assets import grammar_dir
-
     if not re.fullmatch(r"[\w-]+", name):
         return []
     return [grammar_dir() / f"{name}{suffix}" for suffix in (".gbnf", ".lark")]
