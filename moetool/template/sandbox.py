@@ -213,7 +213,7 @@ def _charged_output(context: Any, value: Any) -> Any:
 
 def _charged_filter(name: str, function: Any) -> Callable[..., Any]:
     charge = Budget.take if name in DEEP_FILTERS else Budget.glance
-    check = FILTER_CHECKS.get(name, check_nothing)
+    check: Callable[..., None] = FILTER_CHECKS.get(name, check_nothing)
     n_own = 1 if hasattr(function, "jinja_pass_arg") else 0
 
     @wraps(function)
@@ -224,7 +224,7 @@ def _charged_filter(name: str, function: Any) -> Callable[..., Any]:
         for value in (*args, *kwargs.values()):
             charge(budget, value)
             check_count(value)
-        result = function(*own, *args, **kwargs)  # type: ignore[no-untyped-call]
+        check(budget, *args, **kwargs)
         result = function(*own, *args, **kwargs)
         budget.keep(result)
         return result
