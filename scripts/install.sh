@@ -366,7 +366,7 @@ fact machine "$system $arch${nvidia:+, NVIDIA $nvidia}${gfx:+, AMD $gfx}"
 fact python "${python:-none}"
 fact backend "$backend"
 if [ "$build" = yes ]; then
-    fact build "llama-cpp-python $version from source, with $(jobs) jobs; 1 to 15 minutes"
+    fact build "llama-cpp-python $version from source, with ${CMAKE_BUILD_PARALLEL_LEVEL:-$(jobs)} jobs; 1 to 15 minutes"
     fact cmake "$(if have cmake; then command -v cmake; else say 'fetched by pip for the build'; fi)"
     fact args "CMAKE_ARGS=$args"
 else

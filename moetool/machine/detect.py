@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from moetool.machine.bandwidth import known_bandwidth
+from moetool.machine.cards import Card, read_cards
+from moetool.machine.commands import read_command
 from moetool.machine.cpu import (
     Cores,
     guess_cores,
@@ -42,7 +45,7 @@ def read_machine(devices: Sequence[Device], disk_path: Path, root: Path = Path("
     here = Device("CPU", name, "cpu", host.ram.total_bytes, host.ram.free_bytes)
     listed = devices if cpu else (*devices, here)
     system, arch = read_system()
-    return Machine(
+    machine = Machine(
         devices=tuple(here if device.kind == "cpu" else _checked(device) for device in listed),
         cpu_name=name,
         n_cores=host.cores.n_cores,
@@ -54,6 +57,30 @@ def read_machine(devices: Sequence[Device], disk_path: Path, root: Path = Path("
         arch=arch,
         n_hw_threads=host.cores.n_hw_threads,
     )
+    cards = read_cards(root) if len(machine.devices) > 1 else ()
+    return known_bandwidth(replace(machine, devices=link_devices(machine.devices, cards)))
+
+
+def link_devices(devices: Iterable[Device], cards: Sequence[Card]) -> tuple[Device, ...]:
+    """The devices with the speed of their way to the RAM.
+
+    llama.cpp does not say which card is which device, so a maker's cards must all agree.
+    """
+    links: dict[str, set[float | None]] = {}
+    for card in cards:
+        links.setdefault(card.vendor, set()).add(card.link_bytes_s)
+    common = {vendor: link for vendor, (link, *others) in links.items() if not others}
+    return tuple(
+        replace(device, link_bytes_s=common.get(_vendor(device))) if device.kind == "gpu" else device
+        for device in devices
+    )
+
+
+def _vendor(device: Device) -> str:
+    """Whose card a device is, by its description ("NVIDIA GeForce …", "Radeon RX …")."""
+    text = f"{device.name} {device.description}".lower()
+    marks = {"NVIDIA": ("nvidia", "cuda"), "AMD": ("amd", "radeon", "rocm"), "Intel": ("intel",)}
+    return next((vendor for vendor, words in marks.items() if any(word in text for word in words)), "")
 
 
 def _checked(device: Device) -> Device:
@@ -106,18 +133,6 @@ _SYSCTL = (
     "machdep.cpu.brand_string",
     "vm.swapusage",
 )
-
-
-def read_command(*command: str, timeout_s: float = 5.0) -> str:
-    """What a command prints, or "" where it is missing, hangs or prints nothing."""
-    # Costs 5 ms at start-up; on Linux no command is run.
-    import subprocess
-
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.decode(errors="replace")
 
 
 def read_disk_free(path: Path) -> int:

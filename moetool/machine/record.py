@@ -71,7 +71,7 @@ def read_machine_file(path: Path) -> Machine:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise NotFound(f"cannot read the machine file {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}", _HINT) from error
     return parse_machine(_unwrapped(document))
 
