@@ -1,0 +1,29 @@
+"""The door to the Hub: listing, remote headers, download, verification. The only room that imports
+huggingface_hub, and only inside functions: whoever runs a local model must not pay for it.
+
+Every foreign error (HTTP, network, disk) is translated here, once, into the error tree. No message holds
+a token or an address with a signature in it.
+"""
+
+from moetool.hub.client import Hub, Retry, read_hub
+from moetool.hub.download import Download, download
+from moetool.hub.listing import RepoListing, first_choice, list_files, select_quant, select_sidecars
+from moetool.hub.range_file import HttpRangeFile, open_remote
+from moetool.hub.trouble import FileChanged, Trouble
+
+__all__ = [
+    "Download",
+    "FileChanged",
+    "HttpRangeFile",
+    "Hub",
+    "RepoListing",
+    "Retry",
+    "Trouble",
+    "download",
+    "first_choice",
+    "list_files",
+    "open_remote",
+    "read_hub",
+    "select_quant",
+    "select_sidecars",
+]

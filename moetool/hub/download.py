@@ -1,0 +1,337 @@
+"""Downloads into the Hub's cache: resumed, hashed as they arrive, named only when they are right.
+
+A file goes through four names, and a crash at any point leaves one of the first two, or the whole truth:
+
+    blobs/<sha256>.moetool.incomplete     what has arrived; the next attempt continues it
+    blobs/<sha256>                        after its hash was found right and it is on the disk
+    .moetool/<sha256>.json                the record of that
+    snapshots/<commit>/<path>             a link, made only when all files of the model are there
+
+huggingface_hub's own download does not hash, and since 2.0 throws away what has arrived when it is
+interrupted; so its session, tokens, cache layout and locks are used here, and its transfer is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from moetool.errors import DiskFull, HubError, MoetoolError, VerificationFailed
+from moetool.hub.client import Hub, door, open_url
+from moetool.hub.listing import RepoListing
+from moetool.hub.partial import PartialFile, partial_path
+from moetool.hub.range_file import check_range, file_url
+from moetool.hub.tally import Tally
+from moetool.hub.trouble import FileChanged, Trouble
+from moetool.names import ModelFile
+from moetool.store import (
+    OnProgress,
+    blob_path,
+    digest_of,
+    is_blob_right,
+    is_verified,
+    repo_dir,
+    snapshot_path,
+    write_atomically,
+    write_record,
+)
+
+# One request asks for no more: CDNs refuse answers above 50 GB, not files.
+REQUEST_BYTES = 8 << 30
+# Left free for everybody else.
+SPARE_BYTES = 64 << 20
+
+ReadFreeBytes = Callable[[Path], int]
+
+
+@dataclass(frozen=True)
+class Download:
+    """Where the files are now, in the order they were asked for; what came over the network for them;
+    and sentences about what the user would not expect."""
+
+    paths: tuple[Path, ...]
+    fetched_bytes: int
+    notices: tuple[str, ...]
+
+
+def download(
+    hub: Hub,
+    listing: RepoListing,
+    files: Sequence[ModelFile],
+    on_progress: OnProgress | None = None,
+    read_free_bytes: ReadFreeBytes | None = None,
+) -> Download:
+    """Bring the files of a listing into the cache, each byte verified. What is there already is not fetched.
+
+    Raises VerificationFailed (FileChanged when a new listing may help), DiskFull, NotFound, GatedRepo,
+    HubError; after each of them the next call continues, and no wrong byte has a final name.
+    """
+    for file in files:
+        if not digest_of(file):
+            raise HubError(f"The Hub states no hash of {file.path}, so it cannot be verified.")
+    tally = Tally(sum(f.size_bytes for f in files), on_progress)
+    with door(hub, listing.repo):
+        _check_disk(hub, listing, files, read_free_bytes or _read_free_bytes)
+        _run_all([partial(_fetch_file, hub, listing, f, tally) for f in files], hub.n_parallel, tally)
+        paths = tuple(_link(hub, listing, f) for f in files)
+        _write_ref(hub, listing)
+    return Download(paths, tally.fetched_bytes, tuple(tally.notices))
+
+
+# ---- one file --------------------------------------------------------------------------------------------
+
+
+def _fetch_file(hub: Hub, listing: RepoListing, file: ModelFile, tally: Tally) -> None:
+    """Make the file's blob be there and right."""
+    tally.check()
+    blob = blob_path(hub.cache_dir, listing.repo, digest_of(file))
+    with door(hub, file.path), _locked(hub, listing.repo, file, tally):
+        if _is_here(hub, listing, file, tally):
+            return
+        _drop_older_partial(hub, listing.repo, file, tally)
+        url = file_url(hub, listing.repo, listing.commit, file.path)
+        if not _fetch_and_publish(hub, url, blob, file, tally):
+            tally.note(f"What an earlier attempt had left of {file.path} was damaged; it was fetched again.")
+            _fetch_and_publish(hub, url, blob, file, tally)
+        write_record(hub.cache_dir, listing.repo, listing.commit, file, blob)
+
+
+def _is_here(hub: Hub, listing: RepoListing, file: ModelFile, tally: Tally) -> bool:
+    """Whether the right bytes are on this disk. Bytes of other tools are hashed now, and removed if wrong."""
+    digest = digest_of(file)
+    for path in _places(hub, listing, file):
+        if not path.is_file():
+            continue
+        if is_verified(hub.cache_dir, listing.repo, digest, path):
+            tally.add(file.size_bytes, file.path)
+            return True
+        if is_blob_right(path, digest, lambda n: tally.add(n, file.path)):
+            write_record(hub.cache_dir, listing.repo, listing.commit, file, path)
+            return True
+        tally.add(-path.stat().st_size, file.path)
+        path.unlink()
+        tally.note(f"The copy of {file.path} on this disk was damaged; it was removed.")
+    return False
+
+
+def _places(hub: Hub, listing: RepoListing, file: ModelFile) -> tuple[Path, ...]:
+    """Where the bytes can be: the blob, or, where there are no links, the snapshot itself."""
+    snapshot = snapshot_path(hub.cache_dir, listing.repo, listing.commit, file.path)
+    blob = blob_path(hub.cache_dir, listing.repo, digest_of(file))
+    return (blob,) if snapshot.is_symlink() else (blob, snapshot)
+
+
+def _fetch_and_publish(hub: Hub, url: str, blob: Path, file: ModelFile, tally: Tally) -> bool:
+    """Fetch what is missing. False when the whole is wrong and an earlier attempt can be to blame; all that
+    arrived is thrown away then. VerificationFailed when these bytes came just now."""
+    with PartialFile(blob, digest_of(file), file.size_bytes, lambda n: tally.add(n, file.path)) as arriving:
+        _fill(hub, url, arriving, file, tally)
+        if arriving.is_right():
+            arriving.publish()
+            return True
+        arriving.restart()
+    arriving.path.unlink(missing_ok=True)
+    tally.add(-file.size_bytes, file.path)
+    if arriving.resumed_bytes:
+        return False
+    message = f"{file.path} did not arrive as {hub.place} states it: its SHA-256 is another."
+    raise VerificationFailed(
+        message, "Nothing of it was kept. Try again; a proxy or a mirror may be at fault."
+    )
+
+
+def _fill(hub: Hub, url: str, arriving: PartialFile, file: ModelFile, tally: Tally) -> None:
+    """Ask for the rest until all is there; give up after so many attempts that brought nothing."""
+    failures = 0
+    while arriving.size < file.size_bytes:
+        before = arriving.size
+        try:
+            _read_on(hub, url, arriving, file, tally)
+        except Trouble as trouble:
+            failures = 1 if arriving.size > before else failures + 1
+            wait_s = hub.retry.wait_s(trouble, failures)
+            if wait_s is None:
+                raise
+            tally.wait(wait_s)
+
+
+def _read_on(hub: Hub, url: str, arriving: PartialFile, file: ModelFile, tally: Tally) -> None:
+    """One request for what is missing."""
+    start = arriving.size
+    end = min(file.size_bytes, start + REQUEST_BYTES)
+    is_part = start > 0 or end < file.size_bytes
+    with open_url(hub, url, file.path, f"bytes={start}-{end - 1}" if is_part else "") as response:
+        _check_stated(response, file)
+        if response.status_code == 206:
+            check_range(response, start, file)
+        elif start:
+            # The server does not do parts: all of it comes again.
+            tally.add(-start, file.path)
+            arriving.restart()
+        for chunk in response.iter_bytes():
+            tally.check()
+            if arriving.size + len(chunk) > file.size_bytes:
+                raise _changed(file, "more bytes than were listed")
+            arriving.write(chunk)
+            tally.add(len(chunk), file.path, fetched=True)
+    if arriving.size < end:
+        raise Trouble(
+            f"The connection to {hub.place} ended early in {file.path}.", "Try again.", is_network=True
+        )
+
+
+def _check_stated(response: Any, file: ModelFile) -> None:
+    """That the Hub still states the hash and the size that it listed, before a byte is taken."""
+    for answer in (*response.history, response):
+        etag = answer.headers.get("x-linked-etag", "").removeprefix("W/").strip('"')
+        if file.sha256 and len(etag) == 64 and etag != file.sha256:
+            raise _changed(file, "another hash than was listed")
+    length = response.headers.get("content-length", "")
+    plain = response.status_code == 200 and "content-encoding" not in response.headers
+    if plain and length.isdigit() and int(length) != file.size_bytes:
+        raise _changed(file, f"{length} bytes, {file.size_bytes} were listed")
+
+
+def _changed(file: ModelFile, what: str) -> FileChanged:
+    return FileChanged(f"{file.path} now has {what}.", "It may have been replaced just now: pull again.")
+
+
+# ---- leftovers -------------------------------------------------------------------------------------------
+
+
+def _drop_older_partial(hub: Hub, repo: str, file: ModelFile, tally: Tally) -> None:
+    """Remove what arrived of the file's former content, when it has changed since, and say so."""
+    note = (
+        repo_dir(hub.cache_dir, repo) / ".moetool" / f"{hashlib.sha1(file.path.encode()).hexdigest()}.partial"
+    )
+    digest = digest_of(file)
+    former = note.read_text() if note.is_file() else digest
+    if former != digest and former.isalnum():
+        old = partial_path(blob_path(hub.cache_dir, repo, former))
+        if old.is_file():
+            old.unlink()
+            tally.note(f"{file.path} was changed on the Hub since an earlier attempt; it starts anew.")
+    if former != digest or not note.is_file():
+        write_atomically(note, digest)
+
+
+@contextmanager
+def _locked(hub: Hub, repo: str, file: ModelFile, tally: Tally) -> Iterator[None]:
+    """One process at a time for one blob: the lock that huggingface_hub takes too."""
+    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined, unused-ignore]
+
+    path = hub.cache_dir / ".locks" / repo_dir(hub.cache_dir, repo).name / f"{digest_of(file)}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        lock = WeakFileLock(path, timeout=0.5)
+        try:
+            lock.__enter__()
+            break
+        except TimeoutError:
+            tally.check()
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+# ---- all files -------------------------------------------------------------------------------------------
+
+
+def _check_disk(hub: Hub, listing: RepoListing, files: Sequence[ModelFile], read_free: ReadFreeBytes) -> None:
+    needed = sum(_missing_bytes(hub, listing, f) for f in files)
+    free = read_free(hub.cache_dir)
+    if needed and needed + SPARE_BYTES > free:
+        message = f"{listing.repo} needs {_gb(needed)} more, and the disk has {_gb(free)} free."
+        raise DiskFull(message, f"Free some space at {hub.cache_dir}, or set HF_HOME to a larger disk.")
+
+
+def _missing_bytes(hub: Hub, listing: RepoListing, file: ModelFile) -> int:
+    if any(p.is_file() for p in _places(hub, listing, file)):
+        return 0
+    with suppress(OSError):
+        here = partial_path(blob_path(hub.cache_dir, listing.repo, digest_of(file))).stat().st_size
+        return max(0, file.size_bytes - here)
+    return file.size_bytes
+
+
+def _read_free_bytes(folder: Path) -> int:
+    """Free bytes of the disk that the folder is on, or will be on."""
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    return shutil.disk_usage(there).free
+
+
+def _gb(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:,.2f} GB ({n_bytes:,} bytes)"
+
+
+def _run_all(jobs: Sequence[Callable[[], None]], n_parallel: int, tally: Tally) -> None:
+    """Run the jobs, some at a time. The first error stops the others and is raised; so does Ctrl-C."""
+    if len(jobs) <= 1 or n_parallel <= 1:
+        for job in jobs:
+            job()
+        return
+    todo: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+    done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+    for job in jobs:
+        todo.put(job)
+    # Daemons: after Ctrl-C a thread that waits for a silent server must not hold up the exit.
+    for _ in range(min(n_parallel, len(jobs))):
+        threading.Thread(target=_work, args=(todo, done), daemon=True).start()
+    try:
+        for _ in jobs:
+            error = done.get()
+            if error is not None:
+                raise error
+    finally:
+        tally.stop()
+
+
+def _work(todo: queue.SimpleQueue[Callable[[], None]], done: queue.SimpleQueue[BaseException | None]) -> None:
+    while True:
+        try:
+            job = todo.get_nowait()
+        except queue.Empty:
+            return
+        try:
+            job()
+            done.put(None)
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for it
+            done.put(error)
+            return
+
+
+def _link(hub: Hub, listing: RepoListing, file: ModelFile) -> Path:
+    """Give the verified blob its name in the snapshot."""
+    target = snapshot_path(hub.cache_dir, listing.repo, listing.commit, file.path)
+    blob = blob_path(hub.cache_dir, listing.repo, digest_of(file))
+    root = repo_dir(hub.cache_dir, listing.repo)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.parent.resolve().is_relative_to(root.resolve()):
+        raise MoetoolError(f"{file.path} would be linked outside of the cache.", f"Look into {root}.")
+    if not blob.exists() or (target.exists() and target.resolve() == blob.resolve()):
+        return target
+    temporary = target.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        temporary.symlink_to(os.path.relpath(blob, target.parent))
+        temporary.replace(target)
+    except OSError:
+        # No links on this system: huggingface_hub moves the file there as well.
+        temporary.unlink(missing_ok=True)
+        blob.replace(target)
+    return target
+
+
+def _write_ref(hub: Hub, listing: RepoListing) -> None:
+    """Note which commit the branch or tag was, as huggingface_hub does, for use without a network."""
+    if listing.revision != listing.commit:
+        write_atomically(repo_dir(hub.cache_dir, listing.repo) / "refs" / listing.revision, listing.commit)
