@@ -6,16 +6,18 @@ a token or an address with a signature in it.
 """
 
 from moetool.hub.client import Hub, Retry, read_hub
-from moetool.hub.download import Download, download
-from moetool.hub.listing import RepoListing, first_choice, list_files, select_quant, select_sidecars
+from moetool.hub.download import Download, ReadFreeBytes, download
+from moetool.hub.listing import Choose, RepoListing, first_choice, list_files, select_quant, select_sidecars
 from moetool.hub.range_file import HttpRangeFile, open_remote
 from moetool.hub.trouble import FileChanged, Trouble
 
 __all__ = [
+    "Choose",
     "Download",
     "FileChanged",
     "HttpRangeFile",
     "Hub",
+    "ReadFreeBytes",
     "RepoListing",
     "Retry",
     "Trouble",
