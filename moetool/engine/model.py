@@ -33,8 +33,8 @@ _DECODE_OK, _DECODE_NO_SLOT, _DECODE_ABORTED = 0, 1, 2
 class Engine:
     """One model, one context, one sequence. Everything is freed by `close`, also when loading fails half-way.
 
-    `tokens` are those in the KV cache. `cancel` may be called from a signal handler at any time: the
-    call in progress ends with `Interrupted` (on the CPU within a graph node, elsewhere within a batch).
+    `tokens` are those in the KV cache. `is_cancelled` is asked during loads and decodes: when it says yes
+    they end with `Interrupted` (on the CPU within a graph node of a long batch, else after the batch).
     """
 
     def __init__(
@@ -43,12 +43,13 @@ class Engine:
         settings: Settings,
         arch: str,
         on_progress: Callable[[float], None] | None = None,
+        is_cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Load the shards `paths`; EngineError carries llama.cpp's own reason, `cancel` means Interrupted."""
+        """Load the shards `paths`; EngineError carries llama.cpp's own reason. `on_progress` gets 0 … 1."""
         self._lib = library()
         self._held = Held()
         self._stack = ExitStack()
-        self._cancelled = False
+        self._is_cancelled = is_cancelled
         self._chain: Any = None
         self.settings = settings
         self.tokens: list[int] = []
@@ -79,10 +80,6 @@ class Engine:
         """Free samplers, context and model, in that order; safe to call twice."""
         self._stack.close()
 
-    def cancel(self) -> None:
-        """Make the running call, or the next one, end with Interrupted."""
-        self._cancelled = True
-
     # -- loading ---------------------------------------------------------------------------------
 
     def _load(
@@ -93,12 +90,12 @@ class Engine:
         def progress(fraction: float, _user_data: object) -> bool:
             if on_progress is not None:
                 on_progress(fraction)
-            return not self._cancelled  # False ends the load
+            return not self._is_cancelled()  # False ends the load
 
         params.progress_callback = self._held.keep(self._lib.llama_progress_callback(progress))
         names = (ctypes.c_char_p * len(paths))(*(str(path).encode() for path in paths))
         model = self._lib.llama_model_load_from_splits(names, len(paths), params)
-        if self._cancelled:
+        if self._is_cancelled():
             raise Interrupted("Interrupted while the model was loading")
         if not model:
             raise _load_error(f"llama.cpp cannot load {paths[0].name}", log)
@@ -110,13 +107,18 @@ class Engine:
         if not context:
             raise _load_error("llama.cpp cannot make a context", log)
         self._stack.callback(self._lib.llama_free, context)
-        self._abort = self._held.keep(self._lib.ggml_abort_callback(lambda _data: self._cancelled))
+        self._abort = self._held.keep(self._lib.ggml_abort_callback(lambda _data: self._is_cancelled()))
         return context
 
     @property
     def n_past(self) -> int:
         """Tokens in the KV cache."""
         return len(self.tokens)
+
+    @property
+    def n_vocab(self) -> int:
+        """Tokens of the vocabulary."""
+        return self.vocabulary.n_vocab
 
     # -- decoding --------------------------------------------------------------------------------
 
@@ -154,7 +156,7 @@ class Engine:
             self._lib.llama_set_abort_callback(self._context, self._lib.ggml_abort_callback(0), None)
 
     def _check(self, status: int) -> None:
-        if self._cancelled or status == _DECODE_ABORTED:
+        if self._is_cancelled() or status == _DECODE_ABORTED:
             raise Interrupted("Interrupted")
         if status == _DECODE_NO_SLOT:
             raise ContextFull(

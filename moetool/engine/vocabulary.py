@@ -8,6 +8,9 @@ from typing import Any
 from moetool.engine.library import library
 from moetool.errors import EngineError
 
+# enum llama_token_attr, llama.h: UNKNOWN, UNUSED, CONTROL.
+_NOT_TEXT = 1 << 0 | 1 << 1 | 1 << 3
+
 
 class Vocabulary:
     """A view of a loaded model's vocabulary; it lives as long as the model does."""
@@ -60,6 +63,20 @@ class Vocabulary:
     def is_control(self, token: int) -> bool:
         """Is this a token that user text must not contain?"""
         return bool(self._lib.llama_vocab_is_control(self.pointer, token))
+
+    def all_pieces(self) -> list[bytes]:
+        """The bytes of every token, control tokens spelled out: what a grammar is matched against."""
+        return [self._read_piece(token, special=True) for token in range(self.n_vocab)]
+
+    def special_tokens(self) -> frozenset[int]:
+        """Tokens that are not text: control, unknown and unused ones."""
+        attributes = (self._lib.llama_vocab_get_attr(self.pointer, token) for token in range(self.n_vocab))
+        return frozenset(token for token, bits in enumerate(attributes) if bits & _NOT_TEXT)
+
+    def end_tokens(self) -> tuple[int, ...]:
+        """All tokens that end an answer, the usual one first."""
+        ends = [token for token in range(self.n_vocab) if self.is_end(token)]
+        return tuple(sorted(ends, key=lambda token: token != self.eos))
 
     @property
     def bos(self) -> int:

@@ -1,0 +1,167 @@
+"""What `run` does once its flags are read: plan, load, generate, and show the answer or the document."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from moetool import report
+from moetool.cli.boundary import print_result
+from moetool.cli.interrupt import CtrlC
+from moetool.cli.opening import Opened, plan_for, read_this_machine
+from moetool.constrain import Constraint, Matcher, TokenTable, make_matcher, make_tokenizer
+from moetool.engine.model import Engine
+from moetool.errors import ContextFull, DoesNotFit, Interrupted, MoetoolError, OutputInvalid
+from moetool.generate import CONTEXT, INTERRUPTED, Generation, Limits, Stats
+from moetool.plan import Plan, Wishes
+from moetool.prompt import Message, chat_tokens, plain_tokens
+from moetool.render.plain import AnswerWriter, notice
+from moetool.settings import Sampling
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run was asked for besides its placement: read from the flags once, then passed on."""
+
+    prompt: str
+    system: str
+    raw: bool
+    constraint: Constraint | None
+    limits: Limits
+    as_json: bool
+    quiet: bool
+
+
+def answer_request(
+    opened: Opened, wishes: Wishes, request: Request, sampling_flags: Mapping[str, Any]
+) -> None:
+    """Plan, load, and answer; or chat when there is no prompt."""
+    plan = plan_for(opened, read_this_machine(), wishes)
+    require_fit(plan, opened.model.name)
+    sampling = choose_sampling(opened, sampling_flags)
+    with CtrlC() as ctrl_c, load_engine(opened, plan, ctrl_c.pressed) as engine:
+        engine.use_sampling(sampling)
+        if request.prompt:
+            _answer(engine, opened, plan, request, sampling)
+        else:
+            from moetool.cli.chat import chat
+
+            chat(engine, opened, request, ctrl_c)
+
+
+def require_fit(plan: Plan, name: str) -> None:
+    """DoesNotFit, with what is missing, when a plan does not fit."""
+    if not plan.fits:
+        missing = "; ".join(reason.text for reason in plan.reasons if reason.code == "does-not-fit")
+        raise DoesNotFit(
+            f"{name} does not fit here: {missing}", "ask for less: --ctx 2048, --kv q8_0, a smaller quant"
+        )
+
+
+def choose_sampling(opened: Opened, flags: Mapping[str, Any]) -> Sampling:
+    """The flags, else what the model's file recommends (general.sampling.*), else llama.cpp's defaults."""
+    recommended = {
+        "temperature": opened.header.metadata.get("general.sampling.temp"),
+        "top_k": opened.header.metadata.get("general.sampling.top_k"),
+        "top_p": opened.header.metadata.get("general.sampling.top_p"),
+        "min_p": opened.header.metadata.get("general.sampling.min_p"),
+    }
+    chosen: dict[str, Any] = {
+        name: value for name, value in recommended.items() if isinstance(value, int | float)
+    }
+    chosen |= {name: value for name, value in flags.items() if value is not None}
+    chosen.setdefault("seed", random.randrange((1 << 32) - 1))
+    return Sampling(**chosen)
+
+
+@contextmanager
+def load_engine(opened: Opened, plan: Plan, is_cancelled: Callable[[], bool]) -> Iterator[Engine]:
+    """The engine with the model loaded, a progress bar on a terminal if it takes long; freed at the end."""
+    from moetool.render.progress import load_progress
+
+    paths = opened.model.paths
+    with load_progress(opened.model.name) as on_progress:
+        engine = Engine(paths, plan.settings, opened.anatomy.arch, on_progress, is_cancelled)
+    with engine:
+        yield engine
+
+
+def matcher_for(engine: Engine, constraint: Constraint | None) -> Matcher | None:
+    """A constraint as a matcher over the loaded model's vocabulary."""
+    if constraint is None:
+        return None
+    vocabulary = engine.vocabulary
+    table = TokenTable(
+        tokens=vocabulary.all_pieces(),
+        special=vocabulary.special_tokens(),
+        ends=vocabulary.end_tokens(),
+        tokenize=lambda data: vocabulary.tokenize(data.decode("utf-8", "surrogateescape")),
+    )
+    return make_matcher(make_tokenizer(table), constraint)
+
+
+def prompt_tokens(engine: Engine, opened: Opened, request: Request) -> list[int]:
+    """The request's prompt as tokens: through the chat template, or bare with --raw."""
+    template = opened.header.get_str("tokenizer.chat_template")
+    if request.raw or not template:
+        if not request.raw and not request.quiet:
+            notice("This model has no chat template: its text is continued as it stands.")
+        return plain_tokens(engine.vocabulary, request.prompt)
+    messages = [Message("system", request.system)] if request.system else []
+    return chat_tokens(engine.vocabulary, template, [*messages, Message("user", request.prompt)])
+
+
+def _answer(engine: Engine, opened: Opened, plan: Plan, request: Request, sampling: Sampling) -> None:
+    tokens = prompt_tokens(engine, opened, request)
+    generation = Generation(engine, tokens, request.limits, matcher_for(engine, request.constraint))
+    # A constrained answer is shown whole or not at all, except to a person who watches it grow.
+    hold = request.as_json or (request.constraint is not None and not sys.stdout.isatty())
+    writer = AnswerWriter(hold=hold)
+    for token in generation:
+        writer.write(token.text)
+    writer.write(generation.rest())
+    stats = generation.stats
+    assert stats is not None  # the iteration has ended
+    problem = _problem(stats, generation.text)
+    if request.as_json:
+        loaded = report.Loaded(opened.model.paths[0].name, engine.load_s, engine.buffers)
+        document = report.of_run(generation.text, stats, loaded, plan, sampling.seed)
+        print_result("run", document, problem)
+        return
+    if problem is None or isinstance(problem, Interrupted | ContextFull):
+        writer.release()
+    writer.end()
+    if not request.quiet and sys.stderr.isatty():
+        notice(stats_line(stats))
+    if problem is not None:
+        raise problem
+
+
+def _problem(stats: Stats, text: str) -> MoetoolError | None:
+    """What makes an answer a failure although text was generated."""
+    if stats.finish_reason == INTERRUPTED:
+        return Interrupted("Interrupted")
+    if stats.complete is False:
+        return OutputInvalid(
+            f"The answer broke off before it was whole ({stats.finish_reason}): {text[-200:]!r}",
+            "allow more with --max-tokens or --ctx",
+        )
+    if stats.finish_reason == CONTEXT:
+        return ContextFull("The context is full, the answer is cut off", "ask for a larger one with --ctx")
+    return None
+
+
+def stats_line(stats: Stats) -> str:
+    """The dim line under an answer."""
+    parts = [f"{stats.generated_tokens} tokens"]
+    if stats.ttft_s is not None:
+        parts.append(f"first token {stats.ttft_s:.2f} s")
+    if stats.decode_tok_s is not None:
+        parts.append(f"{stats.decode_tok_s:.1f} tok/s")
+    if stats.forced_tokens:
+        parts.append(f"{stats.forced_tokens} tokens forced by the grammar")
+    return " · ".join(parts)

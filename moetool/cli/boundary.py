@@ -1,0 +1,99 @@
+"""The one error boundary: a failure becomes a sentence on stderr (or one JSON document) and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from moetool.errors import Interrupted, MoetoolError, UsageError
+
+# Typer brings its own copy of Click and does not export the base class of its usage errors; importing the
+# `click` package instead would name a class that is never raised.
+_USAGE_ERROR: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+BROKEN_PIPE = 141  # as if SIGPIPE had ended it: the reader went away, which is not an error of ours
+
+
+class Reported(Exception):  # noqa: N818
+    """A failure that was shown already, inside a document: only the exit code is left."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+def run_command_line(arguments: Sequence[str]) -> int:
+    """Run a command; returns its exit code and never raises what a user could cause."""
+    from moetool.cli import make_app
+
+    try:
+        code = make_app()(args=list(arguments), standalone_mode=False, prog_name="moetool")
+        sys.stdout.flush()
+    except Reported as reported:
+        return reported.exit_code
+    except MoetoolError as error:
+        return fail(error, arguments)
+    except _USAGE_ERROR as error:
+        return fail(_usage(error), arguments)
+    except (KeyboardInterrupt, typer.Abort):
+        return fail(Interrupted("Interrupted"), arguments)
+    except BrokenPipeError:
+        return _pipe_is_gone()
+    return code if isinstance(code, int) else 0
+
+
+def fail(error: MoetoolError, arguments: Sequence[str]) -> int:
+    """Show an error where the caller looks for it; returns its exit code."""
+    try:
+        if wants_json(arguments):
+            from moetool.render.document import print_json
+            from moetool.report import envelope
+
+            print_json(envelope(command_of(arguments), None, error))
+        else:
+            from moetool.render.plain import show_error
+
+            show_error(error)
+    except BrokenPipeError:
+        return _pipe_is_gone()
+    return error.exit_code
+
+
+def print_result(command: str, data: Any, problem: MoetoolError | None = None) -> None:
+    """The document of a command that came to its end; a `problem` is in it, and ends the command."""
+    from moetool.render.document import print_json
+    from moetool.report import envelope
+
+    print_json(envelope(command, data, problem))
+    if problem is not None:
+        raise Reported(problem.exit_code)
+
+
+def wants_json(arguments: Sequence[str]) -> bool:
+    """Was `--output json` asked for? Read from the bare arguments, since parsing them may be what failed."""
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    return any(
+        a in {"--output=json", "-ojson"} or (a in {"--output", "-o"} and b == "json") for a, b in pairs
+    )
+
+
+def command_of(arguments: Sequence[str]) -> str:
+    """The command's name: the first argument that is not an option."""
+    return next((a for a in arguments if not a.startswith("-")), "")
+
+
+def _usage(error: Exception) -> UsageError:
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "moetool"
+    return UsageError(message, f"{command} --help shows what there is, with examples")
+
+
+def _pipe_is_gone() -> int:
+    # Python would complain again when it flushes stdout at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE

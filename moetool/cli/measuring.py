@@ -1,0 +1,68 @@
+"""What `bench` does once its flags are read: plan, load, measure each test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from moetool.bench.report import BenchRow
+from moetool.bench.speed import SpeedSamples, SpeedTest, measure_speed
+from moetool.cli.answer import load_engine, require_fit
+from moetool.cli.interrupt import CtrlC
+from moetool.cli.opening import Opened, plan_for, read_this_machine
+from moetool.engine.devices import read_build
+from moetool.errors import UsageError
+from moetool.plan import Plan, Wishes
+from moetool.render.progress import step_progress
+from moetool.speed import Load, Speed
+
+
+def measure_all(
+    opened: Opened, wishes: Wishes, tests: Sequence[SpeedTest], repetitions: int, test_time: str
+) -> tuple[BenchRow, ...]:
+    """Measure every test on one loaded model; the context is as long as the longest test."""
+    needed = max(test.n_prompt + test.n_gen + test.n_depth for test in tests)
+    if wishes.n_ctx is not None and 0 < wishes.n_ctx < needed:
+        raise UsageError(
+            f"--ctx {wishes.n_ctx} is too short for a test of {needed} tokens", "leave --ctx out"
+        )
+    plan = plan_for(opened, read_this_machine(), replace(wishes, n_ctx=wishes.n_ctx or needed))
+    require_fit(plan, opened.model.name)
+    with (
+        CtrlC() as ctrl_c,
+        load_engine(opened, plan, ctrl_c.pressed) as engine,
+        step_progress("Measuring", len(tests) * (repetitions + 1)) as on_step,
+    ):
+        measured = [measure_speed(engine, test, repetitions, on_step) for test in tests]
+    return tuple(_row(opened, plan, samples, test_time) for samples in measured)
+
+
+def _row(opened: Opened, plan: Plan, samples: SpeedSamples, test_time: str) -> BenchRow:
+    build = read_build()
+    settings, anatomy = plan.settings, opened.anatomy
+    gpus = [device for device in plan.machine.devices if device.name in settings.devices]
+    speed = plan.predict(Load(samples.test.n_prompt or 512, samples.test.n_depth, settings.n_ubatch))
+    predicted, low, high = _predicted(speed, is_prompt=samples.test.n_prompt > 0)
+    return BenchRow(
+        model_filename=str(opened.model.paths[0]),
+        model_type=f"{anatomy.name} {anatomy.quant}",
+        model_size_bytes=anatomy.weights_bytes,
+        model_n_params=anatomy.n_params,
+        cpu_name=plan.machine.cpu_name,
+        gpu_names=", ".join(device.description for device in gpus),
+        backends=",".join(dict.fromkeys(name for name in build.backends if name != "RPC")),
+        build=build.llama_cpp_python,
+        settings=settings,
+        n_cpu_moe=sum("exps" in item.pattern for item in settings.tensor_overrides),
+        samples=samples,
+        test_time=test_time,
+        predicted_tok_s=predicted,
+        predicted_low=low,
+        predicted_high=high,
+    )
+
+
+def _predicted(speed: Speed, *, is_prompt: bool) -> tuple[float | None, float | None, float | None]:
+    if is_prompt:
+        return speed.prompt_tok_s, speed.prompt_low, speed.prompt_high
+    return speed.decode_tok_s, speed.decode_low, speed.decode_high

@@ -1,0 +1,134 @@
+"""From a name on the command line to a plan: header, anatomy, machine, wishes, in this order."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moetool.errors import EngineError, NotFound, UsageError
+
+if TYPE_CHECKING:
+    from moetool.anatomy import Anatomy
+    from moetool.gguf import Header
+    from moetool.machine import Machine
+    from moetool.plan import Plan, Wishes
+    from moetool.store import LocalModel
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model on this disk, read as far as its header."""
+
+    model: LocalModel
+    header: Header
+    anatomy: Anatomy
+
+
+def open_model(name: str) -> Opened:
+    """Find a model on this disk and read its header; the whole files must be there."""
+    from moetool.anatomy import make_anatomy
+    from moetool.gguf import check_data, merge_shards, open_header
+    from moetool.names import parse_model_name
+    from moetool.store import read_cache_dir, require_local
+
+    model = require_local(parse_model_name(name), read_cache_dir())
+    headers = [open_header(path) for path in model.paths]
+    for header, path in zip(headers, model.paths, strict=True):
+        check_data(header, path.stat().st_size)
+    header = merge_shards(headers) if len(headers) > 1 else headers[0]
+    return Opened(model, header, make_anatomy(header))
+
+
+def default_model() -> str:
+    """What to run when nobody says: the model pulled last, else the demo."""
+    from moetool.store import list_local, read_cache_dir
+
+    pulled = list_local(read_cache_dir())
+    if not pulled:
+        return "demo"
+    return max(pulled, key=lambda model: model.paths[0].lstat().st_mtime).name
+
+
+def read_this_machine(machine_file: Path | None = None) -> Machine:
+    """The machine we are on, or the one a file describes."""
+    from moetool.machine import read_machine, read_machine_file
+    from moetool.store import read_cache_dir
+
+    if machine_file is not None:
+        return read_machine_file(machine_file)
+    from moetool.engine.devices import list_devices
+
+    return read_machine(list_devices(), read_cache_dir())
+
+
+def plan_for(opened: Opened, machine: Machine, wishes: Wishes) -> Plan:
+    """The plan for a model on a machine."""
+    from moetool.plan import make_plan
+
+    return make_plan(opened.anatomy, machine, wishes)
+
+
+def make_wishes(
+    ctx: str | None,
+    kv: str,
+    threads: int | None,
+    gpu_layers: int | None,
+    n_cpu_moe: int | None,
+    experts: int | None,
+) -> Wishes:
+    """The flags that every command with a plan shares."""
+    from moetool.plan import Wishes
+
+    type_k, type_v = parse_kv(kv)
+    return Wishes(
+        n_ctx=parse_context(ctx),
+        type_k=type_k,
+        type_v=type_v,
+        n_gpu_layers=gpu_layers,
+        n_cpu_moe=n_cpu_moe,
+        n_threads=threads,
+        experts=experts,
+    )
+
+
+def parse_context(text: str | None) -> int | None:
+    """--ctx: a number, with k for 1024, or `max` (0) for all that the model was trained with."""
+    if text is None:
+        return None
+    if text.lower() == "max":
+        return 0
+    match = re.fullmatch(r"(\d{1,9})([kK]?)", text.strip())
+    n_ctx = int(match[1]) * (1024 if match[2] else 1) if match else 0
+    if not 1 <= n_ctx < 1 << 31:
+        raise UsageError(f"--ctx {text} is not a number of tokens", "write 8192, 32k or max")
+    return n_ctx
+
+
+def parse_kv(text: str) -> tuple[str, str]:
+    """--kv: one type for keys and values, or two with a comma between."""
+    types = text.lower().split(",")
+    if len(types) > 2 or not all(types):
+        raise UsageError(
+            f"--kv {text} is not a cache type", "write q8_0, or f16,q8_0 for keys and values apart"
+        )
+    known = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+    unknown = [name for name in types if name not in known]
+    if unknown:
+        raise UsageError(f"--kv {unknown[0]} is not a cache type", f"use one of {', '.join(known)}")
+    return types[0], types[-1]
+
+
+def is_known_model(name: str) -> bool:
+    """Does this argument name a model (rather than being a prompt)?"""
+    from moetool.names import parse_model_name
+    from moetool.store import find_local, read_cache_dir
+
+    try:
+        parsed = parse_model_name(name)
+        return parsed.kind != "short" or find_local(parsed, read_cache_dir()) is not None
+    except NotFound:
+        return True  # it fits several models: a name, if an unclear one
+    except (UsageError, EngineError):
+        return False

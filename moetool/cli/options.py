@@ -1,0 +1,44 @@
+"""Arguments and options that several commands share, each with one wording."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Output(str, Enum):
+    """How a command answers."""
+
+    text = "text"
+    json = "json"
+
+
+MODEL_HELP = "A file, org/repo[:QUANT], the short name of something pulled, or `demo`."
+
+ModelArg = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+OutputOpt = Annotated[Output, typer.Option("--output", "-o", help="`json` prints exactly one document.")]
+MachineOpt = Annotated[
+    Path | None,
+    typer.Option("--machine", metavar="FILE.json", help="Plan for the machine that `doctor -o json` wrote."),
+]
+ContextOpt = Annotated[
+    str | None, typer.Option("--ctx", metavar="TOKENS", help="Context length: 8192, 32k, or max.")
+]
+KvOpt = Annotated[str, typer.Option("--kv", metavar="TYPE[,TYPE]", help="KV cache type: f16, q8_0, q4_0 …")]
+ThreadsOpt = Annotated[
+    int | None, typer.Option("--threads", "-t", min=1, help="CPU threads to compute with.")
+]
+GpuLayersOpt = Annotated[
+    int | None,
+    typer.Option("--gpu-layers", "-ngl", min=0, help="Layers on the GPU, as llama.cpp counts them."),
+]
+CpuMoeOpt = Annotated[
+    int | None, typer.Option("--n-cpu-moe", min=0, help="Keep the experts of the first N layers in RAM.")
+]
+ExpertsOpt = Annotated[
+    int | None,
+    typer.Option("--experts", min=1, help="Experts used per token instead of the model's own number."),
+]

@@ -1,0 +1,57 @@
+"""`moetool plan`: where everything would go, and how fast it should be."""
+
+from __future__ import annotations
+
+from moetool.cli.options import (
+    ContextOpt,
+    CpuMoeOpt,
+    ExpertsOpt,
+    GpuLayersOpt,
+    KvOpt,
+    MachineOpt,
+    ModelArg,
+    Output,
+    OutputOpt,
+    ThreadsOpt,
+)
+from moetool.errors import DoesNotFit
+
+
+def plan(
+    model: ModelArg = "demo",
+    ctx: ContextOpt = None,
+    kv: KvOpt = "f16",
+    threads: ThreadsOpt = None,
+    gpu_layers: GpuLayersOpt = None,
+    n_cpu_moe: CpuMoeOpt = None,
+    experts: ExpertsOpt = None,
+    machine: MachineOpt = None,
+    output: OutputOpt = Output.text,
+) -> None:
+    """Show where a model would go on this machine, with memory per device and expected speed.
+
+    moetool plan demo
+
+    moetool plan ./model.gguf --ctx 32k --kv q8_0
+
+    moetool doctor -o json > desk.json; moetool plan ./model.gguf --machine desk.json
+    """
+    from moetool import report
+    from moetool.cli.opening import make_wishes, open_model, plan_for, read_this_machine
+
+    opened = open_model(model)
+    wishes = make_wishes(ctx, kv, threads, gpu_layers, n_cpu_moe, experts)
+    chosen = plan_for(opened, read_this_machine(machine), wishes)
+    if output is Output.json:
+        from moetool.cli.boundary import print_result
+
+        problem = None if chosen.fits else DoesNotFit(f"{opened.model.name} does not fit")
+        print_result("plan", report.of_plan(chosen, opened.model.paths[0].name), problem)
+        return
+    from moetool.render.tables import show_plan
+
+    show_plan(chosen, f"moetool run {opened.model.name}")
+    if not chosen.fits:
+        raise DoesNotFit(
+            f"{opened.model.name} does not fit", "ask for less: --ctx 2048, --kv q8_0, a smaller quant"
+        )

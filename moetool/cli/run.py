@@ -1,0 +1,164 @@
+"""`moetool run`: one answer, or a chat."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moetool.cli.options import (
+    ContextOpt,
+    CpuMoeOpt,
+    ExpertsOpt,
+    GpuLayersOpt,
+    KvOpt,
+    Output,
+    OutputOpt,
+    ThreadsOpt,
+)
+from moetool.errors import NotFound, UsageError
+
+if TYPE_CHECKING:
+    from moetool.constrain import Constraint
+
+PromptArg = Annotated[str | None, typer.Argument(help="The prompt; joined with --file and with piped input.")]
+
+
+def run(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A file, org/repo[:QUANT], a short name, or `demo`. Default: what was pulled last."
+        ),
+    ] = None,
+    prompt: PromptArg = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from a file.")] = None,
+    system: Annotated[str, typer.Option("--system", "-s", help="A system message.")] = "",
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the bare text: no chat template.")] = False,
+    schema: Annotated[
+        str | None, typer.Option("--schema", metavar="FILE|JSON", help="The answer is JSON of this schema.")
+    ] = None,
+    grammar: Annotated[
+        str | None,
+        typer.Option("--grammar", metavar="NAME|FILE", help="The answer follows this GBNF grammar."),
+    ] = None,
+    regex: Annotated[str | None, typer.Option("--regex", help="The answer matches this expression.")] = None,
+    choice: Annotated[
+        str | None, typer.Option("--choice", metavar="A,B,…", help="The answer is one of these.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", "-n", min=1, help="Stop after so many.")
+    ] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option("--stop", help="Stop before this text; may be repeated.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", "--temp", min=0, help="0 takes the likeliest token.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(min=0, help="Draw from the k likeliest tokens only.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(min=0, max=1, help="… from the likeliest that sum to p.")
+    ] = None,
+    min_p: Annotated[
+        float | None, typer.Option(min=0, max=1, help="… from those at least p x the best.")
+    ] = None,
+    repeat_penalty: Annotated[
+        float | None, typer.Option(min=0.01, help="Above 1 discourages repeats.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=(1 << 32) - 2, help="Repeat a run exactly.")] = None,
+    ctx: ContextOpt = None,
+    kv: KvOpt = "f16",
+    threads: ThreadsOpt = None,
+    gpu_layers: GpuLayersOpt = None,
+    n_cpu_moe: CpuMoeOpt = None,
+    experts: ExpertsOpt = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No statistics on stderr.")] = False,
+    output: OutputOpt = Output.text,
+) -> None:
+    """Answer a prompt, or chat when there is none.
+
+    moetool run demo "What is a mixture of experts?"
+
+    cat notes.txt | moetool run demo "Summarise:"
+
+    moetool run demo "Extract name and age as JSON: Ada Lovelace, 36." --schema person.json
+
+    moetool run unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M
+    """
+    from moetool.cli.answer import Request, answer_request
+    from moetool.cli.opening import default_model, make_wishes, open_model
+    from moetool.generate import Limits
+
+    model, prompt = _model_or_prompt(model, prompt)
+    request = Request(
+        prompt=_joined_prompt(prompt, file),
+        system=system,
+        raw=raw,
+        constraint=_constraint(schema, grammar, regex, choice),
+        limits=Limits(max_tokens, tuple(stop or ())),
+        as_json=output is Output.json,
+        quiet=quiet,
+    )
+    if not request.prompt and not (sys.stdin.isatty() and output is Output.text):
+        raise UsageError("There is no prompt", 'give one: moetool run demo "What is a mixture of experts?"')
+    opened = open_model(model or default_model())
+    wishes = make_wishes(ctx, kv, threads, gpu_layers, n_cpu_moe, experts)
+    given = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repeat_penalty": repeat_penalty,
+        "seed": seed,
+    }
+    answer_request(opened, wishes, request, given)
+
+
+def _model_or_prompt(model: str | None, prompt: str | None) -> tuple[str | None, str | None]:
+    """One argument with a space in it is a prompt for the default model, if it names no model."""
+    if model is None or prompt is not None or not any(c.isspace() for c in model):
+        return model, prompt
+    from moetool.cli.opening import is_known_model
+
+    return (model, None) if is_known_model(model) else (None, model)
+
+
+def _joined_prompt(prompt: str | None, file: Path | None) -> str:
+    """Argument, file and piped input, in this order, with a blank line between."""
+    parts = [prompt]
+    if file is not None:
+        parts.append(_read_text(file))
+    if not sys.stdin.isatty():
+        parts.append(sys.stdin.buffer.read().decode("utf-8", "replace"))
+    return "\n\n".join(part.rstrip("\n") for part in parts if part and part.strip())
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise NotFound(f"Cannot read {path}: {error.strerror}") from error
+
+
+def _constraint(
+    schema: str | None, grammar: str | None, regex: str | None, choice: str | None
+) -> Constraint | None:
+    """The constraint that was asked for, compiled before a model is loaded."""
+    given = [flag for flag in (schema, grammar, regex, choice) if flag is not None]
+    if not given:
+        return None
+    if len(given) > 1:
+        raise UsageError(
+            "Only one of --schema, --grammar, --regex and --choice can be used", "drop the others"
+        )
+    from moetool import constrain
+
+    if schema is not None:
+        return constrain.parse_schema(schema)
+    if grammar is not None:
+        return constrain.parse_grammar(grammar)
+    if regex is not None:
+        return constrain.parse_regex(regex)
+    return constrain.parse_choice((choice or "").split(","))

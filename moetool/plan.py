@@ -1,0 +1,233 @@
+"""Anatomy + machine + wishes -> a placement that fits, with a reason for each choice. Pure.
+
+The order of preference is what costs least speed: everything on the offload devices; then the experts of as
+few layers as needed in RAM (attention stays: it is small and read for every token, while of the experts only
+a few are); then whole layers in RAM; then the CPU alone. Whatever the user fixed is kept and composed with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from moetool.anatomy import Anatomy
+from moetool.errors import UsageError
+from moetool.machine import Machine
+from moetool.memory import DeviceMemory, device_memory, make_placement, place_tensors
+from moetool.settings import Settings, TensorOverride
+from moetool.speed import Load, Speed, Where, predict_speed
+
+DEFAULT_CTX = 8192
+MIB = 1 << 20
+# What a driver, its pools and other programs take that no allocator line shows.
+DEFAULT_RESERVE_BYTES = 512 * MIB
+
+# Routed experts of one block, as llama.cpp's --n-cpu-moe names them (common/arg.cpp).
+_EXPERTS = r"blk\.{block}\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked for and fixed; None leaves the choice to the plan.
+
+    `n_ctx` 0 means the model's whole training context. `devices` names the offload devices that may be used
+    (() none of them). `reserve_bytes` is left free on every device.
+    """
+
+    n_ctx: int | None = None
+    n_seq: int = 1
+    type_k: str = "f16"
+    type_v: str = "f16"
+    devices: tuple[str, ...] | None = None
+    n_gpu_layers: int | None = None
+    n_cpu_moe: int | None = None
+    tensor_overrides: tuple[TensorOverride, ...] = ()
+    n_threads: int | None = None
+    n_batch: int | None = None
+    n_ubatch: int | None = None
+    experts: int | None = None
+    reserve_bytes: int = DEFAULT_RESERVE_BYTES
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why something was chosen or refused: a stable code and a sentence."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where everything goes. `fits` False is an answer too: `memory` then shows what would be needed."""
+
+    anatomy: Anatomy
+    machine: Machine
+    settings: Settings
+    memory: tuple[DeviceMemory, ...]
+    speed: Speed
+    fits: bool
+    reasons: tuple[Reason, ...]
+
+    def predict(self, load: Load) -> Speed:
+        """The speed under another load: a longer prompt, a deeper context."""
+        return _speed(self.anatomy, self.machine, self.settings, load)
+
+
+def make_plan(anatomy: Anatomy, machine: Machine, wishes: Wishes) -> Plan:
+    """The first placement, in order of preference, that fits what is free; else the last, not fitting."""
+    base, reasons = _base_settings(anatomy, machine, wishes)
+    last: tuple[Settings, tuple[DeviceMemory, ...]] | None = None
+    for settings in _placements(anatomy, machine, wishes, base):
+        memory = device_memory(anatomy, settings, machine.devices)
+        last = settings, memory
+        if not shortfalls(memory, machine, wishes.reserve_bytes):
+            why = (*reasons, *_placement_reasons(anatomy, machine, settings))
+            speed = _speed(anatomy, machine, settings)
+            return Plan(anatomy, machine, settings, memory, speed, fits=True, reasons=why)
+    assert last is not None  # every list of placements ends with one
+    settings, memory = last
+    missing = shortfalls(memory, machine, wishes.reserve_bytes)
+    why = (*reasons, *(_missing_reason(name, n_bytes) for name, n_bytes in missing.items()))
+    speed = _speed(anatomy, machine, settings)
+    return Plan(anatomy, machine, settings, memory, speed, fits=False, reasons=why)
+
+
+def _speed(anatomy: Anatomy, machine: Machine, settings: Settings, load: Load | None = None) -> Speed:
+    placement = make_placement(anatomy, settings, machine.devices)
+    tensors = place_tensors(anatomy, settings, machine.devices)
+    where = Where(tensors, placement.layers, placement.output)
+    return predict_speed(anatomy, settings, where, machine, load=load)
+
+
+def shortfalls(memory: Sequence[DeviceMemory], machine: Machine, reserve_bytes: int) -> dict[str, int]:
+    """Device name -> bytes that are missing there, for the devices that are too small.
+
+    The reserve of a device shrinks with it: a quarter of its free memory at most.
+    """
+    free = {device.name: device.free_bytes for device in machine.devices}
+    missing: dict[str, int] = {}
+    for row in memory:
+        available = free[row.device] - min(reserve_bytes, free[row.device] // 4)
+        if row.total_bytes > available:
+            missing[row.device] = row.total_bytes - available
+    return missing
+
+
+def _base_settings(anatomy: Anatomy, machine: Machine, wishes: Wishes) -> tuple[Settings, tuple[Reason, ...]]:
+    n_ctx, context_reason = _context(anatomy, wishes)
+    _check_experts(anatomy, wishes.experts)
+    n_threads = wishes.n_threads or machine.n_threads
+    defaults = Settings()
+    settings = Settings(
+        n_ctx=n_ctx,
+        n_seq=wishes.n_seq,
+        type_k=wishes.type_k,
+        type_v=wishes.type_v,
+        n_batch=wishes.n_batch or defaults.n_batch,
+        n_ubatch=wishes.n_ubatch or defaults.n_ubatch,
+        n_outputs_max=wishes.n_seq,
+        n_threads=n_threads,
+        n_threads_batch=n_threads,
+        experts=wishes.experts,
+    )
+    threads = Reason("threads", f"{n_threads} threads: one for each core that pays")
+    return settings, (*context_reason, *(() if wishes.n_threads else (threads,)))
+
+
+def _context(anatomy: Anatomy, wishes: Wishes) -> tuple[int, tuple[Reason, ...]]:
+    trained = anatomy.n_ctx_train or DEFAULT_CTX
+    if wishes.n_ctx is None:
+        n_ctx = min(trained, DEFAULT_CTX)
+        return n_ctx, (
+            Reason("context-default", f"context {n_ctx}: the default, up to {trained} is trained"),
+        )
+    n_ctx = wishes.n_ctx or trained
+    if n_ctx > trained:
+        text = f"context {n_ctx} is more than the {trained} this model was trained with: expect it to drift"
+        return n_ctx, (Reason("context-untrained", text),)
+    return n_ctx, ()
+
+
+def _check_experts(anatomy: Anatomy, experts: int | None) -> None:
+    if experts is None:
+        return
+    if not anatomy.n_expert:
+        raise UsageError("--experts: this model has no experts", "leave --experts out")
+    if not 1 <= experts <= anatomy.n_expert:
+        raise UsageError(
+            f"--experts {experts}: this model has {anatomy.n_expert} experts",
+            f"use 1 to {anatomy.n_expert}; the model's own number is {anatomy.n_expert_used}",
+        )
+
+
+def _placements(anatomy: Anatomy, machine: Machine, wishes: Wishes, base: Settings) -> Iterator[Settings]:
+    """Settings from the fastest to the most modest; at least one."""
+    devices = _offload_devices(machine, wishes)
+    everything = anatomy.n_layer + 1
+    base = replace(base, devices=devices, tensor_overrides=wishes.tensor_overrides)
+    if not devices:
+        yield replace(base, n_gpu_layers=0)
+        return
+    n_layers = everything if wishes.n_gpu_layers is None else wishes.n_gpu_layers
+    moe_blocks = [layer.index for layer in anatomy.layers if layer.ffn == "moe"]
+    for n_cpu in _expert_counts(len(moe_blocks), wishes):
+        yield _with_experts_in_ram(replace(base, n_gpu_layers=n_layers), moe_blocks[:n_cpu])
+    if wishes.n_gpu_layers is None:
+        in_ram = moe_blocks if wishes.n_cpu_moe is None else moe_blocks[: wishes.n_cpu_moe]
+        for n in range(n_layers - 1, -1, -1):
+            yield _with_experts_in_ram(replace(base, n_gpu_layers=n), in_ram)
+        yield replace(base, devices=(), n_gpu_layers=0)
+
+
+def _expert_counts(n_moe: int, wishes: Wishes) -> range:
+    if wishes.n_cpu_moe is not None:
+        return range(min(wishes.n_cpu_moe, n_moe), min(wishes.n_cpu_moe, n_moe) + 1)
+    return range(n_moe + 1)
+
+
+def _with_experts_in_ram(settings: Settings, blocks: Sequence[int]) -> Settings:
+    added = tuple(TensorOverride(_EXPERTS.format(block=block), "CPU") for block in blocks)
+    return replace(settings, tensor_overrides=(*settings.tensor_overrides, *added))
+
+
+def _offload_devices(machine: Machine, wishes: Wishes) -> tuple[str, ...]:
+    able = [device for device in machine.devices if device.kind in {"gpu", "igpu"}]
+    # Like llama.cpp: an integrated GPU is used only where there is no other.
+    discrete = [device for device in able if device.kind == "gpu"]
+    chosen = discrete or able
+    if wishes.devices is None:
+        return tuple(device.name for device in chosen)
+    known = {device.name for device in able}
+    unknown = [name for name in wishes.devices if name not in known]
+    if unknown:
+        hint = f"this machine has: {', '.join(sorted(known)) or 'no offload device'}"
+        raise UsageError(f"--device {unknown[0]}: there is no such device", hint)
+    return wishes.devices
+
+
+def _placement_reasons(anatomy: Anatomy, machine: Machine, settings: Settings) -> tuple[Reason, ...]:
+    if not settings.devices:
+        able = [d for d in machine.devices if d.kind in {"gpu", "igpu"}]
+        why = "no offload device is used" if able else "llama.cpp sees no offload device"
+        return (Reason("cpu-only", f"everything in RAM: {why}"),)
+    if settings.n_gpu_layers > anatomy.n_layer and not settings.tensor_overrides:
+        return (Reason("all-offloaded", f"all {anatomy.n_layer} layers on {_join(settings.devices)}"),)
+    reasons = []
+    n_moved = sum("exps" in item.pattern for item in settings.tensor_overrides)
+    if n_moved:
+        text = f"experts of {n_moved} layers in RAM, the rest does not fit on {_join(settings.devices)}"
+        reasons.append(Reason("experts-in-ram", text))
+    if settings.n_gpu_layers <= anatomy.n_layer:
+        text = f"{settings.n_gpu_layers} of {anatomy.n_layer + 1} layers on {_join(settings.devices)}"
+        reasons.append(Reason("layers-in-ram", text))
+    return tuple(reasons)
+
+
+def _missing_reason(device: str, n_bytes: int) -> Reason:
+    where = "RAM" if device == "CPU" else f"memory on {device}"
+    return Reason("does-not-fit", f"{n_bytes / (1 << 30):.1f} GiB of {where} are missing")
+
+
+def _join(names: Sequence[str]) -> str:
+    return " + ".join(names)

@@ -1,0 +1,15 @@
+"""JSON on stdout: one document, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """One line of JSON on stdout when piped, indented on a terminal."""
+    indent = 2 if sys.stdout.isatty() else None
+    # ASCII: a terminal is not sent escape sequences that a model put into its text.
+    sys.stdout.write(json.dumps(document, indent=indent, ensure_ascii=sys.stdout.isatty()) + "\n")
+    sys.stdout.flush()

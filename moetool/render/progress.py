@@ -1,0 +1,70 @@
+"""Progress bars on stderr: only on a terminal, and only when something takes long enough to wonder."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+PATIENCE_S = 0.5
+
+
+@contextmanager
+def load_progress(name: str) -> Iterator[Callable[[float], None] | None]:
+    """A bar for loading a model; the block gets a callback for the fraction done (None off a terminal)."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    bar = _LateBar(f"Loading {name}")
+    try:
+        yield bar.update
+    finally:
+        bar.close()
+
+
+@contextmanager
+def step_progress(title: str, n_steps: int) -> Iterator[Callable[[], None]]:
+    """A bar for `n_steps` steps of like length; the block gets a callback to be called after each."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    bar, done = _LateBar(title), 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        bar.update(done / n_steps)
+
+    try:
+        yield step
+    finally:
+        bar.close()
+
+
+class _LateBar:
+    """A rich bar that appears after PATIENCE_S, so that quick work shows (and imports) nothing."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._started = time.monotonic()
+        self._progress: object | None = None
+
+    def update(self, fraction: float) -> None:
+        if self._progress is None and time.monotonic() - self._started < PATIENCE_S:
+            return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from moetool.render.tables import error_console
+
+        if self._progress is None:
+            columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn()
+            self._progress = Progress(*columns, console=error_console(), transient=True)
+            self._progress.start()
+            self._task = self._progress.add_task(self._title, total=1.0)
+        assert isinstance(self._progress, Progress)
+        self._progress.update(self._task, completed=fraction)
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()  # type: ignore[attr-defined]

@@ -1,0 +1,190 @@
+"""Results as plain JSON values, in one versioned envelope. Knows no colours and no width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from moetool.anatomy import Anatomy, Layer, effective_size
+from moetool.bench.report import BenchRow, row_fields
+from moetool.engine.measured import BufferSize
+from moetool.errors import MoetoolError
+from moetool.generate import Stats
+from moetool.machine import Machine, to_json
+from moetool.memory import DeviceMemory
+from moetool.plan import Plan
+from moetool.store import LocalModel
+
+ENVELOPE_VERSION = 1
+
+
+def envelope(command: str, data: Any, error: MoetoolError | None = None) -> dict[str, Any]:
+    """The one document a command prints under `--output json`, also when it fails."""
+    return {
+        "moetool": ENVELOPE_VERSION,
+        "command": command,
+        "status": "error" if error else "ok",
+        "exit_code": error.exit_code if error else 0,
+        "data": data,
+        "errors": [of_error(error)] if error else [],
+    }
+
+
+def of_error(error: MoetoolError) -> dict[str, str]:
+    """An error as scripts read it: a stable code beside the sentence."""
+    return {"code": error.code, "message": error.message, "hint": error.hint}
+
+
+def of_anatomy(anatomy: Anatomy) -> dict[str, Any]:
+    """A model from its header. Sizes in bytes, counts in pieces."""
+    return {
+        "name": anatomy.name,
+        "arch": anatomy.arch,
+        "quant": anatomy.quant,
+        "n_params": anatomy.n_params,
+        "n_params_active": anatomy.n_params_active,
+        "effective_size_heuristic": effective_size(anatomy),
+        "n_layer": anatomy.n_layer,
+        "n_layer_moe": anatomy.n_layer_moe,
+        "n_layer_mtp": anatomy.n_layer_mtp,
+        "n_embd": anatomy.n_embd,
+        "n_vocab": anatomy.n_vocab,
+        "n_ctx_train": anatomy.n_ctx_train,
+        "n_expert": anatomy.n_expert,
+        "n_expert_used": anatomy.n_expert_used,
+        "n_expert_shared": anatomy.n_expert_shared,
+        "weights_bytes": anatomy.weights_bytes,
+        "file_bytes": anatomy.file_bytes,
+        "bytes_per_token": anatomy.bytes_per_token,
+        "bits_per_weight": anatomy.bits_per_weight,
+        "bytes_by_role": dict(anatomy.bytes_by_role),
+        "params_by_role": dict(anatomy.params_by_role),
+        "unknown_tensors": list(anatomy.unknown),
+        "tied_embeddings": anatomy.tied,
+        "layers": [_of_layer(layer) for layer in anatomy.layers],
+    }
+
+
+def _of_layer(layer: Layer) -> dict[str, Any]:
+    return {
+        "index": layer.index,
+        "mixer": layer.mixer,
+        "ffn": layer.ffn,
+        "n_head": layer.n_head,
+        "n_head_kv": layer.n_head_kv,
+        "head_k": layer.head_k,
+        "head_v": layer.head_v,
+        "window": layer.window,
+        "n_expert_used": layer.n_expert_used,
+        "bytes_by_role": dict(layer.bytes_by_role),
+        "mtp": layer.mtp,
+    }
+
+
+def of_plan(plan: Plan, file_name: str) -> dict[str, Any]:
+    """The plan document: model, machine, settings, memory, speed, whether it fits, and why."""
+    return {
+        "model": _of_model(plan.anatomy, file_name),
+        "machine": to_json(plan.machine),
+        "settings": asdict(plan.settings),
+        "memory": [_of_memory(row, plan.machine) for row in plan.memory],
+        "speed": asdict(plan.speed),
+        "fits": plan.fits,
+        "reasons": [asdict(reason) for reason in plan.reasons],
+    }
+
+
+def _of_model(anatomy: Anatomy, file_name: str) -> dict[str, Any]:
+    return {
+        "name": anatomy.name,
+        "arch": anatomy.arch,
+        "file": file_name,
+        "quant": anatomy.quant,
+        "n_params": anatomy.n_params,
+        "n_params_active": anatomy.n_params_active,
+        "n_layer": anatomy.n_layer,
+        "n_expert": anatomy.n_expert,
+        "n_expert_used": anatomy.n_expert_used,
+        "n_ctx_train": anatomy.n_ctx_train,
+        "weights_bytes": anatomy.weights_bytes,
+        "bytes_per_token": anatomy.bytes_per_token,
+    }
+
+
+def _of_memory(row: DeviceMemory, machine: Machine) -> dict[str, Any]:
+    free = {device.name: device.free_bytes for device in machine.devices}
+    return {
+        "device": row.device,
+        "weights_bytes": row.weights_bytes,
+        "kv_bytes": row.kv_bytes,
+        "state_bytes": row.state_bytes,
+        "compute_bytes": row.compute_bytes,
+        "output_bytes": row.output_bytes,
+        "total_bytes": row.total_bytes,
+        "free_bytes": free.get(row.device, 0),
+    }
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What loading a model took: its (first) file, seconds, and the buffers llama.cpp made."""
+
+    file_name: str
+    load_s: float
+    buffers: tuple[BufferSize, ...]
+
+
+def of_run(text: str, stats: Stats, loaded: Loaded, plan: Plan, seed: int) -> dict[str, Any]:
+    """The run document: the answer, what it took, and the promise beside the measurement."""
+    return {
+        "text": text,
+        "finish_reason": stats.finish_reason,
+        "prompt_tokens": stats.prompt_tokens,
+        "generated_tokens": stats.generated_tokens,
+        "forced_tokens": stats.forced_tokens,
+        "seed": seed,
+        "load_s": loaded.load_s,
+        "ttft_s": stats.ttft_s,
+        "prompt_tok_s": stats.prompt_tok_s,
+        "decode_tok_s": stats.decode_tok_s,
+        "plan": of_plan(plan, loaded.file_name),
+        "predicted": {
+            "decode_tok_s": plan.speed.decode_tok_s,
+            "decode_low": plan.speed.decode_low,
+            "decode_high": plan.speed.decode_high,
+            "prompt_tok_s": plan.speed.prompt_tok_s,
+            "total_bytes": sum(row.total_bytes for row in plan.memory),
+        },
+        "measured": {
+            "decode_tok_s": stats.decode_tok_s,
+            "prompt_tok_s": stats.prompt_tok_s,
+            "total_bytes": sum(buffer.n_bytes for buffer in loaded.buffers),
+            "buffers": [asdict(buffer) for buffer in loaded.buffers],
+        },
+    }
+
+
+def of_bench(rows: Sequence[BenchRow]) -> dict[str, Any]:
+    """The bench document."""
+    return {"rows": [row_fields(row) for row in rows]}
+
+
+def of_models(models: Sequence[LocalModel], anatomies: Mapping[str, Anatomy]) -> dict[str, Any]:
+    """What is on this disk; what the header says is null where it cannot be read."""
+    return {"models": [_of_local(model, anatomies.get(model.name)) for model in models]}
+
+
+def _of_local(model: LocalModel, anatomy: Anatomy | None) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "repo": model.repo,
+        "quant": model.quant,
+        "revision": model.revision,
+        "size_bytes": model.size_bytes,
+        "verified": model.verified,
+        "paths": [str(path) for path in model.paths],
+        "arch": anatomy.arch if anatomy else None,
+        "n_params": anatomy.n_params if anatomy else None,
+        "n_params_active": anatomy.n_params_active if anatomy else None,
+    }
