@@ -28,6 +28,7 @@ LAYERS: dict[str, int] = {
     "engine": 5,
     "hub": 6,
     "generate": 6,
+    "prompt": 6,
     "bench": 7,
     "report": 8,
     "render": 9,
