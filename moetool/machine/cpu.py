@@ -106,6 +106,17 @@ def parse_cpu_name(cpuinfo_text: str, board_text: str) -> str:
     return found[1].strip() if found else board_text.strip("\0\n ")
 
 
+def read_cpu_flags(root: Path = Path("/")) -> frozenset[str]:
+    """Instruction sets of the first CPU; empty where /proc/cpuinfo does not say."""
+    return parse_cpu_flags(read_text(root / "proc/cpuinfo", 8192))
+
+
+def parse_cpu_flags(cpuinfo_text: str) -> frozenset[str]:
+    """Names like "avx2", "avx512f", … (x86) or "asimddp", … (ARM)."""
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo_text, re.M)
+    return frozenset(found[1].split()) if found else frozenset()
+
+
 def parse_sysctl(text: str) -> dict[str, str]:
     """macOS's `sysctl NAME …`: one "name: value" a line."""
     lines = (line.partition(": ") for line in text.splitlines())
