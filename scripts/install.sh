@@ -80,7 +80,7 @@ arch=$(uname -m)
 # --- Python ----------------------------------------------------------------------------------------
 
 python_is_new_enough() {
-    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1
+    "$1" -S -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1
 }
 
 find_python() {
@@ -98,7 +98,7 @@ check_python() {
         miss "Python 3.10 or newer: $(packages python3-venv python3 python), or name one: PYTHON=/path/to/python3"
     elif [ -e "$venv/pyvenv.cfg" ] && ! python_is_new_enough "$venv/bin/python"; then
         miss "an environment that works: the Python of $venv does not run, or is older than 3.10; remove that folder, or use another: --venv DIR"
-    elif [ ! -x "$venv/bin/python" ] && ! "$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then
+    elif [ ! -x "$venv/bin/python" ] && ! "$python" -S -c 'import venv, ensurepip' >/dev/null 2>&1; then
         miss "the venv module of $python: $(packages python3-venv python3 python)"
     fi
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from moetool.machine.bandwidth import (
     parse_measured,
     parse_nvml,
     parse_table,
+    read_nvml,
     short_name,
     write_measured,
 )
@@ -424,6 +426,31 @@ def test_nvml_cards_are_matched_by_name_and_size() -> None:
     large = NvmlCard("NVIDIA GeForce RTX 3060", 12 * GIB, 192, 7501e6)
     found = match_nvml([CARD, CPU], [small, large])
     assert found == {"CUDA0": parse_nvml(large)}
+
+
+FAKE_NVML = """
+NVML_CLOCK_MEM = 2
+class NVMLError(Exception): pass
+class Info: total = 12 << 30
+def nvmlInit():
+    if {broken}: raise NVMLError("Driver Not Loaded")
+def nvmlDeviceGetCount(): return 1
+def nvmlDeviceGetHandleByIndex(i): return i
+def nvmlDeviceGetName(handle): return "NVIDIA GeForce RTX 3060"
+def nvmlDeviceGetMemoryInfo(handle): return Info
+def nvmlDeviceGetMemoryBusWidth(handle): return 192
+def nvmlDeviceGetMaxClockInfo(handle, clock): return 7501 if clock == NVML_CLOCK_MEM else 0
+"""
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_asking_nvml(broken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pynvml.py").write_text(FAKE_NVML.format(broken=broken))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    cards = read_nvml()
+    monkeypatch.delitem(sys.modules, "pynvml")
+    assert cards == (() if broken else (NvmlCard("NVIDIA GeForce RTX 3060", 12 * GIB, 192, 7501e6),))
 
 
 def test_measured_beats_the_table_and_unknown_stays_unknown() -> None:
