@@ -212,7 +212,7 @@ def test_no_python_and_an_old_python(computer: Computer) -> None:
 
 
 def test_python_without_venv(computer: Computer) -> None:
-    only_version = f'case "$2" in *ensurepip*) exit 1 ;; *) exec "{sys.executable}" "$@" ;; esac'
+    only_version = f'case "$*" in *ensurepip*) exit 1 ;; *) exec "{sys.executable}" "$@" ;; esac'
     done = computer.command("python3", only_version).command("apt-get", "").install()
     assert done.returncode == 1
     assert "sudo apt-get install python3-venv" in done.stderr
