@@ -11,7 +11,6 @@ import importlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -160,9 +159,9 @@ def write_measured(machine: Machine, measured: Mapping[str, Bandwidth]) -> None:
 def _replace_text(path: Path, text: str) -> None:
     """Write a file whole or not at all: two commands may end at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        file.write(text)
-    Path(file.name).replace(path)
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
 
 
 def _key(device: Device) -> str:
