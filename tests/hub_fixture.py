@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from hub_server import HubServer
+
 from moetool.hub import Hub, Retry
 
 # A test should see retries, not wait for them.
