@@ -219,8 +219,13 @@ fi
 
 scratch=$(mktemp -d)
 reporter=''
-clean() {
+stop_report() {
     [ -z "$reporter" ] || kill "$reporter" 2>/dev/null || true
+    [ -z "$reporter" ] || wait "$reporter" 2>/dev/null || true
+    reporter=''
+}
+clean() {
+    stop_report
     rm -rf "$scratch"
 }
 trap clean EXIT
@@ -345,6 +350,15 @@ wanted_build() {
     esac
 }
 
+# What an installation depends on: an editable one follows the checkout's modules by itself.
+requirements() {
+    say "$here $extras"
+    cat pyproject.toml
+    [ ! -e requirements.lock ] || cat requirements.lock
+}
+
+is_installed() { [ -e "$venv/moetool.installed" ] && [ "$(requirements)" = "$(cat "$venv/moetool.installed")" ]; }
+
 build=yes
 if [ "$rebuild" = no ] && [ "$(installed)" = "$(wanted_build)" ]; then
     build=no
@@ -384,7 +398,8 @@ fi
 # Prints how far the build is, until it is killed. ninja writes "[12/345]", make "[ 12%]".
 report() {
     start=$(date +%s)
-    while sleep 15; do
+    # Without its own output a sleep that outlives the script keeps nobody waiting on a pipe.
+    while sleep 15 >/dev/null 2>&1; do
         step=$(grep -o '\[ *[0-9]*[/%][0-9]*\]' "$1" 2>/dev/null | tail -n 1 || true)
         say "  $(($(date +%s) - start)) s  ${step:-preparing}"
     done
@@ -409,15 +424,16 @@ build_llama() {
         tail -n 40 "$log" >&2
         fail "the build of llama-cpp-python failed; the whole log is in $log"
     }
-    kill "$reporter"
-    reporter=''
+    stop_report
     unset CMAKE_ARGS
 }
 
 install_package() {
+    say 'Installing moetool and its libraries'
     set -- --editable ".$extras"
     [ ! -e requirements.lock ] || set -- "$@" --constraint requirements.lock
     "$venv/bin/python" -m pip install --disable-pip-version-check --quiet "$@"
+    requirements >"$venv/moetool.installed"
 }
 
 # What the build really has: asked from the library, since a file may be there and not load.
@@ -457,7 +473,6 @@ if [ "$build" = yes ]; then
     say "Building llama.cpp; its log is $venv/llama-build.log"
     build_llama
 fi
-say 'Installing moetool and its libraries'
-install_package
+if [ "$build" = yes ] || ! is_installed; then install_package; fi
 show_backends
 say "Done in $(($(date +%s) - began)) s. Next: ${venv#"$here/"}/bin/moetool doctor"
