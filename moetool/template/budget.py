@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterable, KeysView, Mapping, ValuesView
 from dataclasses import dataclass, field
 
-MAX_STEPS = 4_000_000
+MAX_STEPS = 100_000
 MAX_CHARS = 1 << 27
 MAX_STRING_CHARS = 4 << 20
-MAX_NODES = 500_000
+MAX_NODES = 50_000
 MAX_DEPTH = 64
 MAX_INT_BITS = 256
 MAX_COUNT_ARGUMENT = 100_000
@@ -138,6 +138,13 @@ def _children(value: object) -> Iterable[object]:
         return [part for pair in value.items() for part in pair]
     if isinstance(value, (list, tuple, set, frozenset, *_VIEWS)):
         return value
-    # Jinja's namespace objects print what they hold.
-    held = getattr(value, "_Namespace__attrs", None)
+    return _held_by_namespace(value)
+
+
+def _held_by_namespace(value: object) -> Iterable[object]:
+    """What a jinja2 namespace holds (it prints that), without asking objects that invent attributes."""
+    try:
+        held = object.__getattribute__(value, "_Namespace__attrs")
+    except AttributeError:
+        return ()
     return held.values() if isinstance(held, dict) else ()

@@ -16,7 +16,7 @@ from typing import Any
 # Plane 15 is private use: assigned to nobody, and no case mapping touches it.
 _FIRST_STAND_IN = 0xF0000
 # Templates cut earlier thinking out of the model's own turns by these marks, control tokens or not.
-_THINKING = re.compile(r"</?think(?:ing)?>|\[/?THINK\]")
+THINKING = r"</?think(?:ing)?>|\[/?THINK\]"
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,30 @@ class Known:
     def __init__(self, tokens: Iterable[str]) -> None:
         self._tokens = frozenset(token for token in tokens if token)
         self._lengths = sorted({len(token) for token in self._tokens}, reverse=True)
+        # Thousands of tokens share a few beginnings; those make a small expression.
+        self._beginning = _any_of({token[:3] for token in self._tokens})
         self.first_letters = "".join(sorted({token[0] for token in self._tokens}))
 
-    def at(self, text: str, start: int) -> str | None:
-        """The token that begins at `start`."""
+    def find(self, text: str) -> Iterator[tuple[int, str]]:
+        """Where tokens begin, from left to right, and which."""
+        at = 0
+        while found := self._beginning.search(text, at):
+            token = self._at(text, found.start())
+            if token is not None:
+                yield found.start(), token
+            at = found.start() + len(token or "x")
+
+    def _at(self, text: str, start: int) -> str | None:
         candidates = (text[start : start + length] for length in self._lengths)
         return next((c for c in candidates if c in self._tokens), None)
 
     def touches(self, literal: str) -> bool:
         """Whether `literal` and some token contain or begin each other."""
         return any(token.startswith(literal) or token in literal for token in self._tokens)
+
+    def beginning_with(self, letter: str) -> list[str]:
+        """The tokens whose first letter is `letter`."""
+        return [token for token in self._tokens if token[0] == letter]
 
 
 class Shaped:
@@ -55,14 +69,17 @@ class Shaped:
     first_letters = "<["
     _shape = re.compile(r"<\|[^<>\n]{0,64}?\|>|<[^<>\s]{1,64}>|\[[^\[\]\s]{1,32}\]")
 
-    def at(self, text: str, start: int) -> str | None:
-        """The token-like text that begins at `start`."""
-        found = self._shape.match(text, start)
-        return found[0] if found else None
+    def find(self, text: str) -> Iterator[tuple[int, str]]:
+        """Where token-like texts begin, from left to right, and which."""
+        return ((found.start(), found[0]) for found in self._shape.finditer(text))
 
     def touches(self, literal: str) -> bool:
         """Whether `literal` holds or opens something token-like: then it must not stay as it is."""
         return literal[0] in self.first_letters
+
+    def beginning_with(self, letter: str) -> list[str]:
+        """Unknown here; letters of the alphabet, which would need it, begin no shape."""
+        raise NotImplementedError(letter)
 
 
 class Disguise:
@@ -77,9 +94,9 @@ class Disguise:
         free = (chr(code) for code in range(_FIRST_STAND_IN, 0xFFFFE) if chr(code) not in taken)
         self._stand_in = dict(zip(tokens.first_letters, free, strict=False))
         self._original = {ord(stand_in): letter for letter, stand_in in self._stand_in.items()}
-        self._plain_literals = tuple(t for t in literals if len(t) > 2 and not tokens.touches(t))
-        first = "|".join(map(re.escape, tokens.first_letters))
-        self._first = re.compile(first) if first else None
+        plain = [re.escape(t) for t in literals if len(t) > 2 and not tokens.touches(t)]
+        self._swaps = self._make_swaps(plain)
+        self._own_swaps = self._make_swaps([*plain, THINKING])
 
     @property
     def stand_ins(self) -> str:
@@ -89,53 +106,46 @@ class Disguise:
     def cover(self, value: Any, *, own_turn: bool = False) -> Any:
         """`value` with every string in it disguised, keys too. `own_turn`: the model said it."""
         if isinstance(value, str):
-            return self._cover_text(value, own_turn)
+            for pattern, stand_in in self._own_swaps if own_turn else self._swaps:
+                value = pattern.sub(stand_in, value)
+            return value
         if isinstance(value, dict):
             return {self.cover(key): self.cover(child, own_turn=own_turn) for key, child in value.items()}
         if isinstance(value, (list, tuple)):
             return [self.cover(child, own_turn=own_turn) for child in value]
         return value
 
-    def _cover_text(self, text: str, own_turn: bool) -> str:
-        if self._first is None:
-            return text
-
-        def swap(match: re.Match[str]) -> str:
-            keep = self._stays(text, match.start(), own_turn)
-            return match[0] if keep else self._stand_in[match[0]]
-
-        return self._first.sub(swap, text)
-
-    def _stays(self, text: str, at: int, own_turn: bool) -> bool:
-        if text[at].isalnum():
-            # A letter begins far too much: only whole tokens count, or the words that templates compare
-            # with would change.
-            return self._tokens.at(text, at) is None
-        if own_turn and _THINKING.match(text, at):
-            return True
-        return text.startswith(self._plain_literals, at)
+    def _make_swaps(self, plain: list[str]) -> list[tuple[re.Pattern[str], str]]:
+        """For each first letter: where it is swapped, and for what."""
+        kept = "".join(f"(?!{pattern})" for pattern in plain)
+        swaps = []
+        for letter, stand_in in self._stand_in.items():
+            # A letter of the alphabet begins far too much: only in whole tokens is it swapped, or the words
+            # that templates compare with would change.
+            rest = _any_of(self._tokens.beginning_with(letter)).pattern if letter.isalnum() else ""
+            ahead = f"(?={rest})" if rest else ""
+            swaps.append((re.compile(kept + ahead + re.escape(letter)), stand_in))
+        return swaps
 
     def reveal(self, rendered: str, is_written: Callable[[str], bool]) -> tuple[Piece, ...]:
         """The prompt in pieces. `is_written` says whether the template can have written a control token."""
         text = rendered.translate(self._original)
+        stand_ins = set(self.stand_ins)
         cuts = [0]
-        doubtful: list[bool] = [False]
-        for start, token in self._tokens_in(text):
-            if rendered[start] in self._stand_in.values() or not is_written(token):
+        doubtful = [False]
+        for start, token in self._tokens.find(text):
+            if rendered[start] in stand_ins or not is_written(token):
                 doubtful[-1] = True
-                continue
-            cuts += [start, start + len(token)]
-            doubtful += [False, False]
+            else:
+                cuts += [start, start + len(token)]
+                doubtful += [False, False]
         return _joined(text, [*cuts, len(text)], doubtful)
 
-    def _tokens_in(self, text: str) -> Iterator[tuple[int, str]]:
-        """Control tokens from left to right, the longest first, as a tokenizer finds them."""
-        at = 0
-        while self._first is not None and (match := self._first.search(text, at)):
-            token = self._tokens.at(text, match.start())
-            if token is not None:
-                yield match.start(), token
-            at = match.start() + len(token or " ")
+
+def _any_of(texts: Collection[str]) -> re.Pattern[str]:
+    # Longest first; with none there is nothing to match.
+    ordered = sorted(texts, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
 
 
 def _joined(text: str, cuts: list[int], doubtful: list[bool]) -> tuple[Piece, ...]:

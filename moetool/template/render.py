@@ -66,16 +66,16 @@ def render_pieces(
     tokens, but text around it may be cut into tokens slightly differently.
     """
     special = {"bos_token": bos_token, "eos_token": eos_token}
-    given = {"tools": None, "documents": None, **extra, "messages": list(messages)}
+    given = {"add_generation_prompt": True, "tools": None, "documents": None, **extra}
     tokens = Shaped() if control_tokens is None else Known(control_tokens)
-    texts = [template_text, *special.values(), *_strings(given)]
+    texts = [template_text, *special.values(), *_strings([given, messages])]
     disguise = Disguise(tokens, _literals(template_text), texts)
     turns = [disguise.cover(m, own_turn=m.get("role") == "assistant") for m in messages]
-    covered = {"add_generation_prompt": True, **disguise.cover(given), "messages": turns}
+    covered = {**disguise.cover(given), "messages": turns}
     rendered = _run(_compiled(template_text), {**covered, **special}, disguise.stand_ins)
     roles = {str(m.get("role", "")) for m in messages} | {"assistant"}
     sources = (template_text, *special.values())
-    return disguise.reveal(rendered, lambda token: _can_write(token, sources, roles))
+    return disguise.reveal(rendered, lru_cache(lambda token: _can_write(token, sources, roles)))
 
 
 def _can_write(token: str, sources: Sequence[str], roles: Iterable[str]) -> bool:
@@ -157,6 +157,8 @@ def _as_template_error(error: Exception) -> TemplateError:
 
     from moetool.template.sandbox import TemplateRefused
 
+    if isinstance(error, (RecursionError, MemoryError)):
+        return TemplateError("The chat template is nested too deeply.")
     told = " ".join(str(error).split())[:300].rstrip(".")
     if isinstance(error, TemplateRefused):
         return TemplateError(f"The chat template refuses these messages: {told}.")

@@ -109,6 +109,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
             return True
         return any(isinstance(obj, kind) and attr in names for kind, names in ATTRIBUTES)
 
+    def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
+        """Say no at once; the base class prints nothing until the value is used."""
+        raise SecurityError(f"attribute {attribute!r} of a {type(obj).__name__} is not available")
+
     def getattr(self, obj: Any, attribute: str) -> Any:
         """As the base class, charged."""
         BUDGET.get().step()
