@@ -26,7 +26,7 @@ def measure_all(
         raise UsageError(
             f"--ctx {wishes.n_ctx} is too short for a test of {needed} tokens", "leave --ctx out"
         )
-    plan = plan_for(opened, read_this_machine(), replace(wishes, n_ctx=wishes.n_ctx or needed))
+    plan = plan_for(opened, read_this_machine(measure=True), replace(wishes, n_ctx=wishes.n_ctx or needed))
     require_fit(plan, opened.model.name)
     with (
         CtrlC() as ctrl_c,

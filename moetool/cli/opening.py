@@ -51,16 +51,21 @@ def default_model() -> str:
     return max(pulled, key=lambda model: model.paths[0].lstat().st_mtime).name
 
 
-def read_this_machine(machine_file: Path | None = None) -> Machine:
-    """The machine we are on, or the one a file describes."""
-    from moetool.machine import read_machine, read_machine_file
+def read_this_machine(machine_file: Path | None = None, *, measure: bool = False) -> Machine:
+    """The machine we are on, or the one a file describes.
+
+    With `measure`, memory whose speed is unknown is measured first: it takes a second, once a machine.
+    """
+    from moetool.machine import known_bandwidth, measure_bandwidth, read_machine, read_machine_file
     from moetool.store import read_cache_dir
 
     if machine_file is not None:
         return read_machine_file(machine_file)
     from moetool.engine.devices import list_devices
 
-    return read_machine(list_devices(), read_cache_dir())
+    machine = known_bandwidth(read_machine(list_devices(), read_cache_dir()))
+    known = all(device.bandwidth_bytes_s for device in machine.devices if device.kind == "cpu")
+    return machine if known or not measure else measure_bandwidth(machine)
 
 
 def plan_for(opened: Opened, machine: Machine, wishes: Wishes) -> Plan:

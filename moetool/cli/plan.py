@@ -41,7 +41,7 @@ def plan(
 
     opened = open_model(model)
     wishes = make_wishes(ctx, kv, threads, gpu_layers, n_cpu_moe, experts)
-    chosen = plan_for(opened, read_this_machine(machine), wishes)
+    chosen = plan_for(opened, read_this_machine(machine, measure=True), wishes)
     if output is Output.json:
         from moetool.cli.boundary import print_result
 

@@ -98,14 +98,14 @@ class Engine:
         if self._is_cancelled():
             raise Interrupted("Interrupted while the model was loading")
         if not model:
-            raise _load_error(f"llama.cpp cannot load {paths[0].name}", log)
+            raise load_error(f"llama.cpp cannot load {paths[0].name}", log)
         self._stack.callback(self._lib.llama_model_free, model)
         return model
 
     def _make_context(self, log: Log) -> Any:
         context = self._lib.llama_init_from_model(self._model, context_params(self.settings))
         if not context:
-            raise _load_error("llama.cpp cannot make a context", log)
+            raise load_error("llama.cpp cannot make a context", log)
         self._stack.callback(self._lib.llama_free, context)
         self._abort = self._held.keep(self._lib.ggml_abort_callback(lambda _data: self._is_cancelled()))
         return context
@@ -212,7 +212,8 @@ class Engine:
         return int(self._lib.llama_sampler_sample(self._chain, self._context, -1))
 
 
-def _load_error(what: str, log: Log) -> EngineError:
+def load_error(what: str, log: Log) -> EngineError:
+    """An EngineError with the reason that llama.cpp gave in its log, if it gave one."""
     reason = log.first_problem()
     hint = "ask for less with --ctx, or a smaller quantization" if "alloc" in reason else ""
     return EngineError(f"{what}: {reason or 'no reason given'}", hint)

@@ -1,0 +1,194 @@
+"""`moetool run` on the demo model, as a shell uses it: real processes, real weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cli_fixture import Moetool, clean_environment
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}, "city": {"type": "string"}},
+    "required": ["name", "age", "city"],
+    "additionalProperties": False,
+}
+ADA = "Extract name, age and city as JSON: Ada Lovelace, 36, London."
+
+
+def test_the_answer_and_nothing_else_is_on_stdout(moetool: Moetool) -> None:
+    done = moetool("run", "demo", ADA)
+    assert done.code == 0
+    assert done.out == '{"name": "Ada Lovelace", "age": 36, "city": "London"}\n'
+    assert done.err == ""
+
+
+def test_a_schema_gives_exactly_one_valid_document(moetool: Moetool, tmp_path: Path) -> None:
+    (tmp_path / "person.json").write_text(json.dumps(PERSON))
+    done = moetool("run", "demo", ADA, "--schema", "person.json")
+    assert done.code == 0
+    assert json.loads(done.out) == {"name": "Ada Lovelace", "age": 36, "city": "London"}
+
+
+def test_the_default_model_is_the_demo_when_nothing_is_pulled(moetool: Moetool) -> None:
+    assert moetool("run", ADA).out == moetool("run", "demo", ADA).out
+
+
+def test_argument_file_and_pipe_are_joined(moetool: Moetool, tmp_path: Path) -> None:
+    (tmp_path / "task.txt").write_text("Extract name, age and city as JSON:")
+    piped = moetool("run", "demo", "-f", "task.txt", stdin="Ada Lovelace, 36, London.\n")
+    assert json.loads(piped.out)["name"] == "Ada Lovelace"
+
+
+def test_the_whole_prompt_may_come_through_a_pipe(moetool: Moetool) -> None:
+    assert moetool("run", "demo", stdin=ADA).out == moetool("run", "demo", ADA).out
+
+
+def test_the_document_has_the_answer_the_plan_and_both_sides_of_the_promise(moetool: Moetool) -> None:
+    done = moetool("run", "demo", ADA, "--output", "json")
+    document = done.document
+    assert (document["moetool"], document["command"], document["status"]) == (1, "run", "ok")
+    assert document["exit_code"] == done.code == 0
+    data = document["data"]
+    assert json.loads(data["text"])["age"] == 36
+    assert data["finish_reason"] == "stop"
+    assert data["generated_tokens"] > 10
+    assert data["plan"]["model"]["n_expert_used"] == 2
+    predicted, measured = data["predicted"]["total_bytes"], data["measured"]["total_bytes"]
+    assert abs(predicted - measured) < 4 << 20
+    assert data["measured"]["decode_tok_s"] > 0
+
+
+def test_a_seed_repeats_a_run_and_another_seed_does_not(moetool: Moetool) -> None:
+    def once(seed: str) -> str:
+        return moetool(
+            "run", "demo", "Once upon", "--raw", "--temp", "3", "--top-k", "0", "-n", "12", "--seed", seed
+        ).out
+
+    first = once("7")
+    assert first == once("7")
+    assert first != once("8")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--choice", "red,green,blue"], {"red", "green", "blue"}),
+        (["--regex", "[0-9]{4}"], None),
+        (["--grammar", "yes-no"], None),
+        (["--grammar", 'root ::= "left" | "right"'], {"left", "right"}),
+    ],
+)
+def test_other_constraints_hold(moetool: Moetool, flags: list[str], expected: set[str] | None) -> None:
+    done = moetool("run", "demo", "Which one?", *flags)
+    assert done.code == 0, done.err
+    answer = done.out.strip()
+    assert answer in expected if expected else len(answer) <= 5
+
+
+def test_an_answer_cut_inside_its_schema_is_not_printed(moetool: Moetool) -> None:
+    done = moetool("run", "demo", ADA, "--schema", json.dumps(PERSON), "-n", "5")
+    assert done.code == 4
+    assert done.out == ""
+    assert "broke off" in done.err
+    assert "hint:" in done.err
+
+
+def test_a_cut_answer_in_a_document_is_marked_as_such(moetool: Moetool) -> None:
+    done = moetool("run", "demo", ADA, "--schema", json.dumps(PERSON), "-n", "5", "-o", "json")
+    document = done.document
+    assert done.code == document["exit_code"] == 4
+    assert document["errors"][0]["code"] == "output-invalid"
+    assert document["data"]["finish_reason"] == "length"
+
+
+def test_stop_strings_and_limits(moetool: Moetool) -> None:
+    whole = moetool("run", "demo", ADA).out
+    assert moetool("run", "demo", ADA, "--stop", ', "age"').out == whole.split(', "age"')[0] + "\n"
+    data = moetool("run", "demo", ADA, "-n", "3", "-o", "json").document["data"]
+    assert (data["generated_tokens"], data["finish_reason"]) == (3, "length")
+
+
+def test_ctrl_c_stops_the_answer_and_exits_130(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "moetool",
+            "run",
+            "demo",
+            "Hello",
+            "--grammar",
+            'root ::= "a"*',
+            "--ctx",
+            "900000",
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=clean_environment(tmp_path),
+    )
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    assert b"Interrupted" in err
+
+
+def test_a_reader_that_goes_away_is_not_an_error_to_complain_about(tmp_path: Path) -> None:
+    command = f'{sys.executable} -m moetool run demo --raw --temp 2 -n 900 "Once upon a time" | head -c 1'
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, env=clean_environment(tmp_path), timeout=60, check=False
+    )
+    assert done.stdout
+    assert done.stderr == b""
+
+
+def test_chat_keeps_the_conversation_and_leaves_at_ctrl_d(tmp_path: Path) -> None:
+    transcript = _on_a_terminal(
+        tmp_path, ["run", "demo"], [b"What is the capital of France?\n", b"/help\n", b"\x04"]
+    )
+    assert "Paris" in transcript
+    assert "/clear" in transcript
+    assert "Traceback" not in transcript
+
+
+def test_escape_sequences_do_not_reach_a_terminal_but_do_reach_a_file(
+    moetool: Moetool, tmp_path: Path
+) -> None:
+    grammar = 'root ::= "\\x1b[31mred"'
+    assert moetool("run", "demo", "Say it", "--grammar", grammar).out == "\x1b[31mred\n"
+    shown = _on_a_terminal(tmp_path, ["run", "demo", "Say it", "--grammar", grammar, "-q"], [])
+    assert "\ufffd[31mred" in shown
+    assert "\x1b[31m" not in shown
+
+
+def _on_a_terminal(folder: Path, arguments: list[str], lines: list[bytes]) -> str:
+    """What a command writes to a pseudo-terminal while the lines are typed, each after a prompt."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        environment = clean_environment(folder) | {"TERM": "dumb"}
+        os.execve(sys.executable, [sys.executable, "-m", "moetool", *arguments], environment)
+    seen = b""
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline:
+        if lines and seen.rstrip(b" ").endswith(b">"):
+            os.write(terminal, lines.pop(0))
+            time.sleep(0.2)
+        try:
+            chunk = os.read(terminal, 65536)
+        except OSError:
+            break  # the other side was closed: the process has ended
+        if not chunk:
+            break
+        seen += chunk
+    os.waitpid(pid, 0)
+    return seen.decode("utf-8", "replace")
