@@ -78,3 +78,27 @@ LAYERS_WITH_CACHE = {"gemma3n": 20}
 # The output matrix of a tied model is made before the embedding, so that even without offload it is held
 # twice when the file is not mapped (src/models/gemma4.cpp).
 TIED_TWICE_ON_CPU = frozenset({"gemma4"})
+
+# Architectures whose graph picks the rows that become logits behind the last norm instead of inside the last
+# layer (inp_out_ids in src/models/*.cpp).
+ROWS_CHOSEN_AT_END = frozenset(
+    {
+        "bailingmoe3",
+        "cohere2moe",
+        "deepseek4",
+        "gemma3n",
+        "gemma4",
+        "glm5-next",
+        "gpt-oss",
+        "hrm_text",
+        "hy_v3",
+        "hy_v4",
+        "kimi-k3",
+        "nemotron_h",
+        "nemotron_h_moe",
+        "qwen35",
+        "qwen35moe",
+        "qwen3next",
+        "step35",
+    }
+)

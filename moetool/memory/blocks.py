@@ -1,0 +1,237 @@
+"""What the parts of a layer compute, written on a tape: attention, FFN, mixture of experts.
+
+The order of steps and what may be computed in place follow build_attn, build_ffn and build_moe_ffn
+(src/llama-graph.cpp); which steps there are is told by the layer's tensors. Only sizes matter here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moetool.memory.shapes import Shapes
+from moetool.memory.tape import Tape
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Numbers of the steps that hold what all layers read, and what the settings say about the cache.
+
+    `masks`, `k_indices` and `v_indices` are by kind of cache (see `cache_kind`). `cells` are those of each
+    cache. `rotated`: quantized caches are stored rotated.
+    """
+
+    positions: int
+    masks: dict[str, int]
+    k_indices: dict[str, int]
+    v_indices: dict[str, int]
+    cells: dict[str, int]
+    out_rows: int
+    copy_rows: int
+    rotation_k: int | None
+    rotation_v: int | None
+    flash_attn: bool
+    n_seq: int
+    experts: int | None
+    expert_device: dict[int, str]
+
+
+def norm(tape: Tape, shapes: Shapes, x: int, name: str, keep: bool = True) -> int:
+    """A norm of `x`; LayerNorm (which has a bias) has no in-place form, RMS norm has."""
+    if not shapes.has(name):
+        return x
+    if f"{name}.bias" in shapes.parts or keep:
+        return tape.raw(tape.steps[x].n_bytes, x)
+    return tape.over(x)
+
+
+def linear(tape: Tape, shapes: Shapes, x: int, name: str) -> int:
+    """A matrix product; scale and bias happen in place."""
+    return tape.new(shapes.out(name), x)
+
+
+# --- attention ----------------------------------------------------------------------------------------------
+
+
+def attention(tape: Tape, shapes: Shapes, x: int, inputs: Inputs, kind: str) -> int:
+    """Attention over the cache, up to and with the output product. `x` is normed."""
+    q, k, v, gate = _queries(tape, shapes, x, inputs, kind)
+    q, k, v = _rotated(tape, inputs, q, k, v)
+    _store(tape, inputs, kind, k, v)
+    layer = shapes.layer
+    attended = _attend(tape, inputs, kind, q, layer.n_head, layer.head_v)
+    if inputs.rotation_v is not None:
+        attended = tape.over_new(attended, inputs.rotation_v)
+    if gate is not None:
+        attended = _gated(tape, shapes, x, attended, gate)
+    if shapes.has("attn_sub_norm", "attn_output_norm") and not shapes.has("attn_norm_2"):
+        attended = tape.over(attended)
+    return linear(tape, shapes, attended, "attn_output")
+
+
+def _queries(
+    tape: Tape, shapes: Shapes, x: int, inputs: Inputs, kind: str
+) -> tuple[int, int | None, int | None, int | None]:
+    """Queries, keys and values, normed and turned by position; and the gate, where there is one."""
+    layer = shapes.layer
+    width_q = layer.n_head * layer.head_k
+    if shapes.has("attn_qkv"):
+        return (*_fused(tape, shapes, x, inputs), None)
+    q = linear(tape, shapes, x, "attn_q")
+    gate = None
+    if shapes.out("attn_q") >= 2 * width_q > 0:
+        # Queries and gate in one product: the queries are a view, their norm needs a place of its own.
+        gate = q
+        q = tape.new(width_q, q)
+    elif shapes.has("attn_gate") and not shapes.has("ssm_out"):
+        gate = -1
+    q = tape.over(q, inputs.positions)
+    if not shapes.has("attn_k"):
+        return q, None, None, gate
+    # The plain cache takes values first, the sliding one keys (build_attn).
+    first, second = ("attn_k", "attn_v") if "sliding" in inputs.masks else ("attn_v", "attn_k")
+    made = {name: linear(tape, shapes, x, name) for name in (first,) if shapes.has(name)}
+    if first == "attn_k":
+        made["attn_k"] = tape.over(made["attn_k"], inputs.positions)
+    if shapes.has(second):
+        made[second] = linear(tape, shapes, x, second)
+        if second == "attn_k":
+            made["attn_k"] = tape.over(made["attn_k"], inputs.positions)
+    return q, made.get("attn_k"), made.get("attn_v", made.get("attn_k")), gate
+
+
+def _fused(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> tuple[int, int, int]:
+    """One product for all three, of which each is a view: what changes a view needs a place of its own."""
+    layer = shapes.layer
+    qkv = linear(tape, shapes, x, "attn_qkv")
+    q = tape.new(layer.n_head * layer.head_k, qkv, inputs.positions)
+    k = tape.new(layer.n_head_kv * layer.head_k, qkv, inputs.positions)
+    return q, k, qkv
+
+
+def _rotated(
+    tape: Tape, inputs: Inputs, q: int, k: int | None, v: int | None
+) -> tuple[int, int | None, int | None]:
+    """Quantized caches hold rotated vectors: a product with a Hadamard matrix (llama_mul_mat_hadamard)."""
+    if inputs.rotation_k is not None:
+        q = tape.over_new(q, inputs.rotation_k)
+        k = None if k is None else tape.over_new(k, inputs.rotation_k)
+    if inputs.rotation_v is not None and v is not None:
+        v = tape.over_new(v, inputs.rotation_v)
+    return q, k, v
+
+
+def _store(tape: Tape, inputs: Inputs, kind: str, k: int | None, v: int | None) -> None:
+    """Rows are written into the cache: a step without memory of its own."""
+    if k is not None:
+        tape.raw(0, k, inputs.k_indices[kind])
+    if v is not None and kind in inputs.v_indices:
+        tape.raw(0, v, inputs.v_indices[kind])
+
+
+def _attend(tape: Tape, inputs: Inputs, kind: str, q: int, n_head: int, head_v: int) -> int:
+    mask = inputs.masks[kind]
+    if inputs.flash_attn:
+        return tape.new(n_head * head_v, q, mask)
+    scores = tape.new(n_head * inputs.cells[kind], q)
+    weights = tape.over(scores, mask)
+    mixed = tape.new(n_head * head_v, weights)
+    return tape.new(n_head * head_v, mixed)
+
+
+def _gated(tape: Tape, shapes: Shapes, x: int, attended: int, gate: int) -> int:
+    width = tape.steps[attended].n_bytes
+    source = tape.raw(width, gate) if gate >= 0 else linear(tape, shapes, x, "attn_gate")
+    return tape.over(attended, tape.over(source))
+
+
+def mla(tape: Tape, shapes: Shapes, x: int, inputs: Inputs, kind: str) -> int:
+    """Multi-head latent attention with absorbed matrices: one compressed row for all heads."""
+    layer = shapes.layer
+    latent, row = layer.head_v, layer.head_k
+    q = x
+    if shapes.has("attn_q_a"):
+        q = tape.over(linear(tape, shapes, x, "attn_q_a"))
+        q = linear(tape, shapes, q, "attn_q_b")
+    else:
+        q = linear(tape, shapes, x, "attn_q")
+    absorbed = tape.new(layer.n_head * latent, q)
+    turned = tape.new(layer.n_head * (row - latent), q, inputs.positions) if row > latent else q
+    q = tape.new(layer.n_head * row, absorbed, turned) if row > latent else absorbed
+    compressed = linear(tape, shapes, x, "attn_kv_a_mqa")
+    normed = tape.new(latent, compressed)
+    k = normed
+    if row > latent:
+        turned = tape.new(row - latent, compressed, inputs.positions)
+        k = tape.new(row, normed, turned)
+    tape.raw(0, k, inputs.k_indices[kind])
+    attended = _attend(tape, inputs, kind, q, layer.n_head, latent)
+    width = shapes.into("attn_output")
+    expanded = tape.new(width, attended)
+    return linear(tape, shapes, tape.new(width, expanded), "attn_output")
+
+
+# --- feeding forward ----------------------------------------------------------------------------------------
+
+
+def dense_ffn(tape: Tape, shapes: Shapes, x: int, suffix: str = "") -> int:
+    """Gate, up, activation, down; without a gate the activation happens in place."""
+    up_name, gate_name, down_name = f"ffn_up{suffix}", f"ffn_gate{suffix}", f"ffn_down{suffix}"
+    if shapes.has(gate_name):
+        gate = linear(tape, shapes, x, gate_name)
+        up = linear(tape, shapes, x, up_name)
+        hidden = tape.raw(tape.steps[up].n_bytes, gate, up)
+    else:
+        up = linear(tape, shapes, x, up_name)
+        into = shapes.into(down_name)
+        # Gate and up in one matrix: the activation halves it.
+        hidden = tape.new(into, up) if into and into < shapes.out(up_name) else tape.over(up)
+    return linear(tape, shapes, hidden, down_name)
+
+
+def moe_ffn(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
+    """Router, the chosen experts side by side, and their weighted sum; then the shared expert."""
+    chosen, weights = _route(tape, shapes, x, inputs)
+    out = _experts(tape, shapes, x, chosen, weights, inputs)
+    if shapes.has("ffn_up_shexp"):
+        shared = dense_ffn(tape, shapes, x, "_shexp")
+        if shapes.has("ffn_gate_inp_shexp"):
+            shared = tape.over(shared, tape.over(tape.new(1, x)))
+        out = tape.over(out, shared)
+    return out
+
+
+def n_used(shapes: Shapes, inputs: Inputs) -> int:
+    return inputs.experts or shapes.layer.n_expert_used
+
+
+def _route(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> tuple[int, int]:
+    """The order of the experts, and the weights of those chosen."""
+    n_expert, used = shapes.n_expert, n_used(shapes, inputs)
+    scores = tape.over(tape.new(n_expert, x))
+    biased = tape.new(n_expert, scores) if shapes.has("exp_probs_b", "exp_probs_b.bias") else scores
+    chosen = tape.new(n_expert, biased)
+    weights = tape.new(used, scores, chosen)
+    total = tape.over(tape.new(1, weights))
+    return chosen, tape.over(weights, total)
+
+
+def _experts(tape: Tape, shapes: Shapes, x: int, chosen: int, weights: int, inputs: Inputs) -> int:
+    used = n_used(shapes, inputs)
+    home = tape.device
+    tape.on(inputs.expert_device.get(shapes.layer.index))
+    if shapes.has("ffn_gate_up_exps"):
+        both = tape.new(used * shapes.out("ffn_gate_up_exps"), x, chosen)
+        hidden = tape.new(used * shapes.into("ffn_down_exps"), both)
+    elif shapes.has("ffn_gate_exps"):
+        gate = tape.new(used * shapes.out("ffn_gate_exps"), x, chosen)
+        up = tape.new(used * shapes.out("ffn_up_exps"), x, chosen)
+        hidden = tape.raw(tape.steps[up].n_bytes, gate, up)
+    else:
+        hidden = tape.over(tape.new(used * shapes.out("ffn_up_exps"), x, chosen))
+    out = tape.new(used * shapes.out("ffn_down_exps"), hidden, chosen)
+    tape.on(home)
+    weighted = tape.over(out, weights)
+    total = tape.new(shapes.out("ffn_down_exps"), weighted)
+    for _ in range(used - 2):
+        total = tape.over(total, weighted)
+    return total

@@ -1,0 +1,191 @@
+"""Compute buffers: the forward pass of one full ubatch, written down and given to the allocator.
+
+llama_context reserves its buffers for a ubatch of `n_ubatch` tokens with full caches (graph_reserve,
+src/llama-context.cpp); the graph here has the same steps in the same order where that changes sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from moetool.anatomy import Anatomy, facts
+from moetool.anatomy.layers import CacheRow
+from moetool.machine import Device
+from moetool.memory.allocator import peak_bytes
+from moetool.memory.blocks import Inputs, attention, dense_ffn, mla, moe_ffn, norm
+from moetool.memory.caches import Cells, cache_type, make_cells, row_cells
+from moetool.memory.placement import make_placement, override_of
+from moetool.memory.recurrent import recurrent
+from moetool.memory.shapes import Shapes, make_shapes
+from moetool.memory.tape import Tape
+from moetool.settings import Settings
+
+# Of layers that compute the same, so many in a row show all that the allocator does with them.
+_REPEATS = 3
+
+
+def compute_bytes(anatomy: Anatomy, settings: Settings, devices: Sequence[Device]) -> dict[str, int]:
+    """Device -> bytes of its compute buffer."""
+    placement = make_placement(anatomy, settings, devices)
+    cells = make_cells(anatomy, settings)
+    tokens = min(cells.n_ubatch, cells.per_stream * cells.streams)
+    tape = Tape(tokens, placement.cpu)
+    shapes = make_shapes(anatomy)
+    x = _embedding(tape, anatomy, placement.cpu)
+    inputs = _inputs(tape, anatomy, settings, cells, placement.cpu)
+    n_out = min(settings.n_outputs_max or tokens, tokens)
+    run = _sample(shapes, placement.layers)
+    for number, layer in enumerate(run):
+        tape.on(placement.layers[layer.layer.index])
+        last = number == len(run) - 1 and anatomy.arch not in facts.ROWS_CHOSEN_AT_END
+        x = _layer(tape, layer, x, inputs, n_out if last else None)
+    tape.on(placement.output)
+    _output(tape, anatomy, x, inputs, n_out)
+    return peak_bytes(tape.steps)
+
+
+def _sample(shapes: Sequence[Shapes], homes: Sequence[str]) -> list[Shapes]:
+    """Enough layers of every kind on every device, and the last."""
+    seen: dict[tuple[object, ...], int] = {}
+    kept = []
+    for shape in shapes:
+        key = (homes[shape.layer.index], *shape.signature)
+        seen[key] = seen.get(key, 0) + 1
+        if seen[key] <= _REPEATS or shape is shapes[-1]:
+            kept.append(shape)
+    return kept
+
+
+# --- what comes in ------------------------------------------------------------------------------------------
+
+
+def _embedding(tape: Tape, anatomy: Anatomy, cpu: str) -> int:
+    """Rows of the embedding; a place for ready-made embeddings is kept beside them (build_inp_embd)."""
+    tokens = tape.input(4 * tape.tokens, cpu)
+    tape.input(4 * anatomy.n_embd * tape.tokens, cpu)
+    return tape.new(anatomy.n_embd, tokens)
+
+
+def cache_kind(row: CacheRow) -> str:
+    """Rows of one kind share cells, indices and a mask."""
+    if row.ratio > 1:
+        return f"ratio {row.ratio}" + (" indexer" if row.indexer else "")
+    kind = "sliding" if row.window else "full"
+    return f"{kind} indexer" if row.indexer else kind
+
+
+def _inputs(tape: Tape, anatomy: Anatomy, settings: Settings, cells: Cells, cpu: str) -> Inputs:
+    rows = {cache_kind(row): row for layer in anatomy.layers for row in layer.cache}
+    tokens = tape.tokens
+    sizes = {kind: row_cells(row, cells) for kind, row in rows.items()}
+    mask = 2 if settings.flash_attn else 4
+    v_index = 8 if settings.flash_attn else 8 * max((row.v_padded for row in rows.values()), default=1)
+    return Inputs(
+        positions=tape.input(4 * tokens, cpu),
+        k_indices={kind: tape.input(8 * tokens, cpu) for kind in rows},
+        v_indices={kind: tape.input(v_index * tokens, cpu) for kind, row in rows.items() if row.v},
+        masks={kind: tape.input(mask * size * tokens, cpu) for kind, size in sizes.items()},
+        cells=sizes,
+        out_rows=tape.input(4 * tokens, cpu),
+        copy_rows=tape.input(4 * cells.n_seq, cpu),
+        rotation_k=_rotation(tape, anatomy, settings.type_k, "k", cpu),
+        rotation_v=_rotation(tape, anatomy, settings.type_v, "v", cpu),
+        flash_attn=settings.flash_attn,
+        n_seq=cells.n_seq,
+        experts=settings.experts,
+        expert_device=_expert_devices(anatomy, settings),
+    )
+
+
+def _rotation(tape: Tape, anatomy: Anatomy, type_name: str, which: str, cpu: str) -> int | None:
+    """The Hadamard matrix that turns what a quantized cache holds: head sizes of one multiple of 64."""
+    caching = [layer for layer in anatomy.layers if any(not row.indexer for row in layer.cache)]
+    if which == "v":
+        caching = [layer for layer in caching if any(row.v for row in layer.cache)]
+    sizes = {layer.head_k if which == "k" else layer.head_v for layer in caching}
+    if cache_type(type_name).block_size == 1 or len(sizes) != 1:
+        return None
+    (size,) = sizes
+    if size % 64:
+        return None
+    width = 64
+    while which == "k" and size % (2 * width) == 0:
+        width *= 2
+    return tape.input(4 * width * width, cpu)
+
+
+def _expert_devices(anatomy: Anatomy, settings: Settings) -> dict[int, str]:
+    """Layer -> the device its experts were sent to."""
+    found: dict[int, str] = {}
+    if settings.tensor_overrides:
+        for tensor in anatomy.tensors:
+            if tensor.role == "routed experts" and tensor.layer is not None:
+                device = override_of(settings.tensor_overrides, tensor.info.name)
+                if device is not None:
+                    found[tensor.layer] = device
+    return found
+
+
+# --- layers -------------------------------------------------------------------------------------------------
+
+
+def _layer(tape: Tape, shapes: Shapes, x: int, inputs: Inputs, n_out: int | None) -> int:
+    """One layer; with `n_out`, only so many rows go on behind the attention."""
+    normed = norm(tape, shapes, x, "attn_norm")
+    mixed = _mix(tape, shapes, normed, inputs)
+    if mixed is None:
+        return tape.over(_feed(tape, shapes, normed, inputs), x)
+    parallel = shapes.layer.ffn != "none" and not shapes.has(
+        "ffn_norm", "post_attention_norm", "attn_post_norm"
+    )
+    if n_out is not None:
+        mixed, x, normed = _choose_rows(tape, inputs, n_out, mixed, x, normed if parallel else None)
+    if parallel:
+        return tape.over(tape.over(_feed(tape, shapes, normed, inputs), mixed), x)
+    x = tape.over(mixed, x)
+    if shapes.layer.ffn == "none":
+        return x
+    before = "ffn_norm" if shapes.has("ffn_norm") else "post_attention_norm"
+    return tape.over(_feed(tape, shapes, norm(tape, shapes, x, before), inputs), x)
+
+
+def _mix(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int | None:
+    layer = shapes.layer
+    if layer.mixer == "none" or not shapes.parts:
+        return None
+    kind = cache_kind(layer.cache[0]) if layer.cache else "full"
+    if layer.mixer in {"recurrent", "parallel"}:
+        mixed = recurrent(tape, shapes, x, inputs)
+        return (
+            mixed
+            if layer.mixer == "recurrent"
+            else tape.over(attention(tape, shapes, x, inputs, kind), mixed)
+        )
+    if shapes.has("attn_kv_a_mqa") and shapes.has("attn_k_b"):
+        return mla(tape, shapes, x, inputs, kind)
+    return attention(tape, shapes, x, inputs, kind)
+
+
+def _choose_rows(
+    tape: Tape, inputs: Inputs, n_out: int, mixed: int, x: int, normed: int | None
+) -> tuple[int, int, int]:
+    """From here on only the rows that become logits (inp_out_ids)."""
+    widths = [tape.steps[step].n_bytes // (4 * tape.tokens) for step in (mixed, x)]
+    tape.tokens = n_out
+    chosen = tape.new(widths[0], mixed, inputs.out_rows)
+    rest = tape.new(widths[1], x, inputs.out_rows)
+    return chosen, rest, tape.new(widths[1], normed, inputs.out_rows) if normed is not None else chosen
+
+
+def _feed(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
+    if shapes.layer.ffn == "moe":
+        return moe_ffn(tape, shapes, x, inputs)
+    return dense_ffn(tape, shapes, x)
+
+
+def _output(tape: Tape, anatomy: Anatomy, x: int, inputs: Inputs, n_out: int) -> int:
+    normed = tape.raw(tape.steps[x].n_bytes, x)
+    if tape.tokens != n_out:
+        tape.tokens = n_out
+        normed = tape.new(anatomy.n_embd, normed, inputs.out_rows)
+    return tape.new(anatomy.n_vocab, normed)
