@@ -137,7 +137,7 @@ def retried(hub: Hub, ask: Callable[[], T]) -> T:
         except Trouble as trouble:
             failures += 1
             wait_s = hub.retry.wait_s(trouble, failures)
-            if wait_s is None or trouble.is_network:
+            if wait_s is None or trouble.is_unreachable:
                 raise
             sleep(wait_s)
 

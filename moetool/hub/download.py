@@ -184,9 +184,7 @@ def _read_on(hub: Hub, url: str, arriving: PartialFile, file: ModelFile, tally: 
             arriving.write(chunk)
             tally.add(len(chunk), file.path, fetched=True)
     if arriving.size < end:
-        raise Trouble(
-            f"The connection to {hub.place} ended early in {file.path}.", "Try again.", is_network=True
-        )
+        raise Trouble(f"The connection to {hub.place} ended early in {file.path}.", "Try again.")
 
 
 def _check_stated(response: Any, file: ModelFile) -> None:

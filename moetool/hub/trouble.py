@@ -9,6 +9,8 @@ from moetool.errors import DiskFull, GatedRepo, HubError, MoetoolError, NotFound
 from moetool.names import show_name
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_UNREACHABLE = {"ConnectError", "ConnectTimeout", "ProxyError"}
+_SENT_AWAY = {"TooManyRedirects", "UnsupportedProtocol"}
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 _OFFLINE_HINT = "Models that were pulled before work without the Hub: moetool list"
 
@@ -16,15 +18,15 @@ _OFFLINE_HINT = "Models that were pulled before work without the Hub: moetool li
 class Trouble(HubError):
     """It may go away by itself: the same request can be made again.
 
-    `wait_s` is what the server asks to wait (None: it does not say); `is_network` that no server answered.
+    `wait_s` is what the server asks to wait (None: it does not say). `is_unreachable`: nobody answers at all.
     """
 
     def __init__(
-        self, message: str, hint: str = "", wait_s: float | None = None, is_network: bool = False
+        self, message: str, hint: str = "", wait_s: float | None = None, is_unreachable: bool = False
     ) -> None:
         super().__init__(message, hint)
         self.wait_s = wait_s
-        self.is_network = is_network
+        self.is_unreachable = is_unreachable
 
 
 class FileChanged(VerificationFailed):
@@ -87,15 +89,17 @@ def parse_retry_after(value: str) -> float | None:
     return float(value) if value.isascii() and value.isdigit() and len(value) < 9 else None
 
 
-def network_error(kind: str, subject: str, place: str, timeout_s: float) -> Trouble:
+def network_error(kind: str, subject: str, place: str, timeout_s: float) -> HubError:
     """`kind` is the name of the HTTP library's exception."""
+    hint = f"Check the network, and HF_ENDPOINT. {_OFFLINE_HINT}"
+    if kind in _SENT_AWAY:
+        return HubError(f"{place} sends the request for {subject} in circles, or astray.", hint)
+    if kind in _UNREACHABLE:
+        return Trouble(f"{place} cannot be reached.", hint, is_unreachable=True)
     if "Timeout" in kind:
         message = f"{place} was silent for {timeout_s:g} s while {subject} was read."
-    elif kind == "ConnectError":
-        message = f"{place} cannot be reached."
-    else:
-        message = f"The connection to {place} broke while {subject} was read."
-    return Trouble(message, f"Check the network, and HF_ENDPOINT. {_OFFLINE_HINT}", is_network=True)
+        return Trouble(message, hint, is_unreachable=True)
+    return Trouble(f"The connection to {place} broke while {subject} was read.", hint)
 
 
 def disk_error(error: OSError, subject: str) -> MoetoolError:
