@@ -43,6 +43,9 @@ def run_command_line(arguments: Sequence[str]) -> int:
         return fail(Interrupted("Interrupted"), arguments)
     except BrokenPipeError:
         return _pipe_is_gone()
+    # A bug is ours, not the user's: one sentence for them, the traceback for us when asked for.
+    except Exception as error:  # noqa: BLE001
+        return fail(_bug(error), arguments)
     return code if isinstance(code, int) else 0
 
 
@@ -84,6 +87,15 @@ def wants_json(arguments: Sequence[str]) -> bool:
 def command_of(arguments: Sequence[str]) -> str:
     """The command's name: the first argument that is not an option."""
     return next((a for a in arguments if not a.startswith("-")), "")
+
+
+def _bug(error: Exception) -> MoetoolError:
+    if os.environ.get("MOETOOL_DEBUG"):
+        raise error
+    return MoetoolError(
+        f"This is a bug in moetool: {type(error).__name__}: {error}",
+        "MOETOOL_DEBUG=1 shows where; please report it with the command you typed",
+    )
 
 
 def _usage(error: Exception) -> UsageError:
