@@ -60,9 +60,23 @@ def _defines_rules(text: str) -> bool:
 
 
 def _grammar(text: str, title: str) -> Constraint:
-    grammar = llguidance().LLMatcher.grammar_from_lark(_as_lark(text, title))
+    module = llguidance()
+    lark = _as_lark(text, title)
+    whole = module.LLMatcher.grammar_from_lark(_as_one_terminal(lark))
+    if "::=" in text and not compile_error(whole):
+        return Constraint("grammar", text, whole, "", title)
+    grammar = module.LLMatcher.grammar_from_lark(lark)
     _raise_on_grammar_error(grammar, title)
     return Constraint("grammar", text, grammar, "", title)
+
+
+def _as_one_terminal(lark: str) -> str:
+    """The grammar as a single terminal, which compiles only where no rule is recursive.
+
+    Terminals take the longest match and never give back, which GBNF does not do: of `[a-z]+ "z"` nothing
+    would be accepted. Within one terminal the text is matched as GBNF means it.
+    """
+    return re.sub(r"(?m)^start:", "start: WHOLE__\n\nWHOLE__:", lark)
 
 
 def _as_lark(text: str, title: str) -> str:
