@@ -7,7 +7,7 @@ Restates what ggml_gallocr_alloc_graph_impl (ggml/src/ggml-alloc.c) and the spli
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _ALIGNMENT = 32  # of tensors in ggml's CPU buffers
 _ENDLESS = 1 << 62
@@ -17,7 +17,8 @@ _ENDLESS = 1 << 62
 class Step:
     """One tensor of a graph: its bytes, the steps it reads, and those whose memory it may take over.
 
-    An `is_input` is filled from outside: it has its place before anything else is computed.
+    `device` is where the weights of the step lie; "" for a step without weights, which runs where its
+    neighbours do. An `is_input` is filled from outside: it has its place before anything else is computed.
     """
 
     n_bytes: int
@@ -66,9 +67,9 @@ class _Arena:
             del self.blocks[at + 1]
 
 
-def peak_bytes(steps: Sequence[Step]) -> dict[str, int]:
+def peak_bytes(steps: Sequence[Step], cpu: str) -> dict[str, int]:
     """Device -> bytes of the compute buffer that the graph needs there."""
-    placed = _with_copies(steps)
+    placed = _with_copies(_settled(steps, cpu))
     arenas = {step.device: _Arena() for step in placed}
     readers = [0] * len(placed)
     for step in placed:
@@ -105,6 +106,30 @@ def _allocate(
 
 def _aligned(n_bytes: int) -> int:
     return -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
+
+
+def _settled(steps: Sequence[Step], cpu: str) -> list[Step]:
+    """The steps with a device each.
+
+    Offload devices spread first, forwards and then backwards, over neighbours without weights, and stop at
+    steps of the CPU; whatever is left goes with the step before it.
+    """
+    devices = [step.device for step in steps]
+    order = [index for index, step in enumerate(steps) if not step.is_input]
+    _spread(devices, order, stops={cpu})
+    _spread(devices, order[::-1], stops={cpu})
+    _spread(devices, order, stops=set())
+    _spread(devices, order[::-1], stops=set())
+    return [replace(step, device=devices[index] or cpu) for index, step in enumerate(steps)]
+
+
+def _spread(devices: list[str], order: Sequence[int], stops: set[str]) -> None:
+    current = ""
+    for index in order:
+        if devices[index]:
+            current = "" if devices[index] in stops else devices[index]
+        else:
+            devices[index] = current
 
 
 def _with_copies(steps: Sequence[Step]) -> list[Step]:

@@ -35,18 +35,14 @@ class Inputs:
     expert_device: dict[int, str]
 
 
-def norm(tape: Tape, shapes: Shapes, x: int, name: str, keep: bool = True) -> int:
-    """A norm of `x`; LayerNorm (which has a bias) has no in-place form, RMS norm has."""
-    if not shapes.has(name):
-        return x
-    if f"{name}.bias" in shapes.parts or keep:
-        return tape.raw(tape.steps[x].n_bytes, x)
-    return tape.over(x)
+def norm(tape: Tape, shapes: Shapes, x: int, name: str) -> int:
+    """A norm of `x` that the residual stream outlives, with its weight and bias in place."""
+    return tape.norm(x) if shapes.has(name) else x
 
 
 def linear(tape: Tape, shapes: Shapes, x: int, name: str) -> int:
     """A matrix product; scale and bias happen in place."""
-    return tape.new(shapes.out(name), x)
+    return tape.product(shapes.out(name), x)
 
 
 # --- attention ----------------------------------------------------------------------------------------------
@@ -54,55 +50,52 @@ def linear(tape: Tape, shapes: Shapes, x: int, name: str) -> int:
 
 def attention(tape: Tape, shapes: Shapes, x: int, inputs: Inputs, kind: str) -> int:
     """Attention over the cache, up to and with the output product. `x` is normed."""
-    q, k, v, gate = _queries(tape, shapes, x, inputs, kind)
+    q, k, v, gate = _queries(tape, shapes, x, inputs)
     q, k, v = _rotated(tape, inputs, q, k, v)
     _store(tape, inputs, kind, k, v)
     layer = shapes.layer
     attended = _attend(tape, inputs, kind, q, layer.n_head, layer.head_v)
     if inputs.rotation_v is not None:
-        attended = tape.over_new(attended, inputs.rotation_v)
-    if gate is not None:
+        attended = tape.like(attended, inputs.rotation_v)
+    if gate is not None or (shapes.has("attn_gate") and not shapes.has("ssm_out")):
         attended = _gated(tape, shapes, x, attended, gate)
-    if shapes.has("attn_sub_norm", "attn_output_norm") and not shapes.has("attn_norm_2"):
-        attended = tape.over(attended)
     return linear(tape, shapes, attended, "attn_output")
 
 
 def _queries(
-    tape: Tape, shapes: Shapes, x: int, inputs: Inputs, kind: str
+    tape: Tape, shapes: Shapes, x: int, inputs: Inputs
 ) -> tuple[int, int | None, int | None, int | None]:
-    """Queries, keys and values, normed and turned by position; and the gate, where there is one."""
-    layer = shapes.layer
-    width_q = layer.n_head * layer.head_k
+    """Queries, keys and values, normed and turned by position; and the gate, where it comes with them."""
     if shapes.has("attn_qkv"):
         return (*_fused(tape, shapes, x, inputs), None)
+    layer = shapes.layer
+    width_q = layer.n_head * layer.head_k
     q = linear(tape, shapes, x, "attn_q")
-    gate = None
-    if shapes.out("attn_q") >= 2 * width_q > 0:
-        # Queries and gate in one product: the queries are a view, their norm needs a place of its own.
-        gate = q
-        q = tape.new(width_q, q)
-    elif shapes.has("attn_gate") and not shapes.has("ssm_out"):
-        gate = -1
-    q = tape.over(q, inputs.positions)
+    gate = q if shapes.out("attn_q") >= 2 * width_q > 0 else None
+    q = _positioned(tape, shapes, q, "attn_q_norm", width_q, inputs)
     if not shapes.has("attn_k"):
         return q, None, None, gate
+    made: dict[str, int] = {}
     # The plain cache takes values first, the sliding one keys (build_attn).
-    first, second = ("attn_k", "attn_v") if "sliding" in inputs.masks else ("attn_v", "attn_k")
-    made = {name: linear(tape, shapes, x, name) for name in (first,) if shapes.has(name)}
-    if first == "attn_k":
-        made["attn_k"] = tape.over(made["attn_k"], inputs.positions)
-    if shapes.has(second):
-        made[second] = linear(tape, shapes, x, second)
-        if second == "attn_k":
-            made["attn_k"] = tape.over(made["attn_k"], inputs.positions)
-    return q, made.get("attn_k"), made.get("attn_v", made.get("attn_k")), gate
+    for name in ("attn_k", "attn_v") if "sliding" in inputs.masks else ("attn_v", "attn_k"):
+        if shapes.has(name):
+            made[name] = linear(tape, shapes, x, name)
+        if name == "attn_k":
+            width = layer.n_head_kv * layer.head_k
+            made[name] = _positioned(tape, shapes, made[name], "attn_k_norm", width, inputs)
+    return q, made["attn_k"], made.get("attn_v", made["attn_k"]), gate
+
+
+def _positioned(tape: Tape, shapes: Shapes, x: int, norm_name: str, width: int, inputs: Inputs) -> int:
+    """Heads seen apart, normed if they are, turned by position: one new place, the rest happens in it."""
+    turned = tape.new(width, tape.view(x), inputs.positions)
+    return tape.over(turned, inputs.positions) if shapes.has(norm_name) else turned
 
 
 def _fused(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> tuple[int, int, int]:
-    """One product for all three, of which each is a view: what changes a view needs a place of its own."""
+    """One product for all three, of which each is a view."""
     layer = shapes.layer
-    qkv = linear(tape, shapes, x, "attn_qkv")
+    qkv = tape.view(linear(tape, shapes, x, "attn_qkv"))
     q = tape.new(layer.n_head * layer.head_k, qkv, inputs.positions)
     k = tape.new(layer.n_head_kv * layer.head_k, qkv, inputs.positions)
     return q, k, qkv
@@ -113,10 +106,10 @@ def _rotated(
 ) -> tuple[int, int | None, int | None]:
     """Quantized caches hold rotated vectors: a product with a Hadamard matrix (llama_mul_mat_hadamard)."""
     if inputs.rotation_k is not None:
-        q = tape.over_new(q, inputs.rotation_k)
-        k = None if k is None else tape.over_new(k, inputs.rotation_k)
+        q = tape.like(q, inputs.rotation_k)
+        k = None if k is None else tape.like(k, inputs.rotation_k)
     if inputs.rotation_v is not None and v is not None:
-        v = tape.over_new(v, inputs.rotation_v)
+        v = tape.like(v, inputs.rotation_v)
     return q, k, v
 
 
@@ -138,36 +131,44 @@ def _attend(tape: Tape, inputs: Inputs, kind: str, q: int, n_head: int, head_v: 
     return tape.new(n_head * head_v, mixed)
 
 
-def _gated(tape: Tape, shapes: Shapes, x: int, attended: int, gate: int) -> int:
-    width = tape.steps[attended].n_bytes
-    source = tape.raw(width, gate) if gate >= 0 else linear(tape, shapes, x, "attn_gate")
-    return tape.over(attended, tape.over(source))
+def _gated(tape: Tape, shapes: Shapes, x: int, attended: int, gate: int | None) -> int:
+    """The attention's result times a gate, computed from the queries' product or from one of its own."""
+    if gate is None:
+        return tape.over(tape.view(attended), tape.over(linear(tape, shapes, x, "attn_gate")))
+    width = tape.raw(tape.size(attended), tape.view(gate))
+    return tape.over(tape.view(attended), tape.over(width))
 
 
 def mla(tape: Tape, shapes: Shapes, x: int, inputs: Inputs, kind: str) -> int:
     """Multi-head latent attention with absorbed matrices: one compressed row for all heads."""
     layer = shapes.layer
     latent, row = layer.head_v, layer.head_k
-    q = x
-    if shapes.has("attn_q_a"):
-        q = tape.over(linear(tape, shapes, x, "attn_q_a"))
-        q = linear(tape, shapes, q, "attn_q_b")
-    else:
-        q = linear(tape, shapes, x, "attn_q")
-    absorbed = tape.new(layer.n_head * latent, q)
-    turned = tape.new(layer.n_head * (row - latent), q, inputs.positions) if row > latent else q
-    q = tape.new(layer.n_head * row, absorbed, turned) if row > latent else absorbed
+    q = _mla_queries(tape, shapes, x, inputs)
     compressed = linear(tape, shapes, x, "attn_kv_a_mqa")
-    normed = tape.new(latent, compressed)
-    k = normed
+    k = tape.new(latent, tape.view(compressed))
     if row > latent:
-        turned = tape.new(row - latent, compressed, inputs.positions)
-        k = tape.new(row, normed, turned)
+        turned = tape.new(row - latent, tape.view(compressed), inputs.positions)
+        k = tape.new(row, k, turned)
     tape.raw(0, k, inputs.k_indices[kind])
     attended = _attend(tape, inputs, kind, q, layer.n_head, latent)
     width = shapes.into("attn_output")
-    expanded = tape.new(width, attended)
+    expanded = tape.product(width, attended)
     return linear(tape, shapes, tape.new(width, expanded), "attn_output")
+
+
+def _mla_queries(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
+    """Queries in the compressed space: the part without position absorbed, the other turned."""
+    layer = shapes.layer
+    latent, row = layer.head_v, layer.head_k
+    if shapes.has("attn_q_a"):
+        q = linear(tape, shapes, tape.over(linear(tape, shapes, x, "attn_q_a")), "attn_q_b")
+    else:
+        q = linear(tape, shapes, x, "attn_q")
+    absorbed = tape.product(layer.n_head * latent, tape.view(q))
+    if row <= latent:
+        return absorbed
+    turned = tape.new(layer.n_head * (row - latent), tape.view(q), inputs.positions)
+    return tape.new(layer.n_head * row, absorbed, turned)
 
 
 # --- feeding forward ----------------------------------------------------------------------------------------
@@ -179,7 +180,7 @@ def dense_ffn(tape: Tape, shapes: Shapes, x: int, suffix: str = "") -> int:
     if shapes.has(gate_name):
         gate = linear(tape, shapes, x, gate_name)
         up = linear(tape, shapes, x, up_name)
-        hidden = tape.raw(tape.steps[up].n_bytes, gate, up)
+        hidden = tape.like(up, gate)
     else:
         up = linear(tape, shapes, x, up_name)
         into = shapes.into(down_name)
@@ -195,7 +196,7 @@ def moe_ffn(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
     if shapes.has("ffn_up_shexp"):
         shared = dense_ffn(tape, shapes, x, "_shexp")
         if shapes.has("ffn_gate_inp_shexp"):
-            shared = tape.over(shared, tape.over(tape.new(1, x)))
+            shared = tape.over(shared, tape.over(tape.product(1, x)))
         out = tape.over(out, shared)
     return out
 
@@ -207,10 +208,10 @@ def n_used(shapes: Shapes, inputs: Inputs) -> int:
 def _route(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> tuple[int, int]:
     """The order of the experts, and the weights of those chosen."""
     n_expert, used = shapes.n_expert, n_used(shapes, inputs)
-    scores = tape.over(tape.new(n_expert, x))
+    scores = tape.over(tape.product(n_expert, x))
     biased = tape.new(n_expert, scores) if shapes.has("exp_probs_b", "exp_probs_b.bias") else scores
     chosen = tape.new(n_expert, biased)
-    weights = tape.new(used, scores, chosen)
+    weights = tape.view(tape.new(used, tape.view(scores), chosen))
     total = tape.over(tape.new(1, weights))
     return chosen, tape.over(weights, total)
 
@@ -220,18 +221,18 @@ def _experts(tape: Tape, shapes: Shapes, x: int, chosen: int, weights: int, inpu
     home = tape.device
     tape.on(inputs.expert_device.get(shapes.layer.index))
     if shapes.has("ffn_gate_up_exps"):
-        both = tape.new(used * shapes.out("ffn_gate_up_exps"), x, chosen)
+        both = tape.product(used * shapes.out("ffn_gate_up_exps"), x, chosen)
         hidden = tape.new(used * shapes.into("ffn_down_exps"), both)
     elif shapes.has("ffn_gate_exps"):
-        gate = tape.new(used * shapes.out("ffn_gate_exps"), x, chosen)
-        up = tape.new(used * shapes.out("ffn_up_exps"), x, chosen)
-        hidden = tape.raw(tape.steps[up].n_bytes, gate, up)
+        gate = tape.product(used * shapes.out("ffn_gate_exps"), x, chosen)
+        up = tape.product(used * shapes.out("ffn_up_exps"), x, chosen)
+        hidden = tape.like(up, gate)
     else:
-        hidden = tape.over(tape.new(used * shapes.out("ffn_up_exps"), x, chosen))
-    out = tape.new(used * shapes.out("ffn_down_exps"), hidden, chosen)
+        hidden = tape.over(tape.product(used * shapes.out("ffn_up_exps"), x, chosen))
+    out = tape.product(used * shapes.out("ffn_down_exps"), hidden, chosen)
     tape.on(home)
     weighted = tape.over(out, weights)
-    total = tape.new(shapes.out("ffn_down_exps"), weighted)
+    total = tape.new(shapes.out("ffn_down_exps"), tape.view(weighted))
     for _ in range(used - 2):
-        total = tape.over(total, weighted)
+        total = tape.over(total, tape.view(weighted))
     return total

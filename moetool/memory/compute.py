@@ -31,9 +31,9 @@ def compute_bytes(anatomy: Anatomy, settings: Settings, devices: Sequence[Device
     tokens = min(cells.n_ubatch, cells.per_stream * cells.streams)
     tape = Tape(tokens, placement.cpu)
     shapes = make_shapes(anatomy)
-    x = _embedding(tape, anatomy, placement.cpu)
-    inputs = _inputs(tape, anatomy, settings, cells, placement.cpu)
     n_out = min(settings.n_outputs_max or tokens, tokens)
+    x = _embedding(tape, anatomy, placement.cpu)
+    inputs = _inputs(tape, anatomy, settings, cells, placement.cpu, n_out)
     run = _sample(shapes, placement.layers)
     for number, layer in enumerate(run):
         tape.on(placement.layers[layer.layer.index])
@@ -41,7 +41,7 @@ def compute_bytes(anatomy: Anatomy, settings: Settings, devices: Sequence[Device
         x = _layer(tape, layer, x, inputs, n_out if last else None)
     tape.on(placement.output)
     _output(tape, anatomy, x, inputs, n_out)
-    return peak_bytes(tape.steps)
+    return peak_bytes(tape.steps, placement.cpu)
 
 
 def _sample(shapes: Sequence[Shapes], homes: Sequence[str]) -> list[Shapes]:
@@ -63,7 +63,7 @@ def _embedding(tape: Tape, anatomy: Anatomy, cpu: str) -> int:
     """Rows of the embedding; a place for ready-made embeddings is kept beside them (build_inp_embd)."""
     tokens = tape.input(4 * tape.tokens, cpu)
     tape.input(4 * anatomy.n_embd * tape.tokens, cpu)
-    return tape.new(anatomy.n_embd, tokens)
+    return tape.product(anatomy.n_embd, tokens)
 
 
 def cache_kind(row: CacheRow) -> str:
@@ -74,7 +74,9 @@ def cache_kind(row: CacheRow) -> str:
     return f"{kind} indexer" if row.indexer else kind
 
 
-def _inputs(tape: Tape, anatomy: Anatomy, settings: Settings, cells: Cells, cpu: str) -> Inputs:
+def _inputs(
+    tape: Tape, anatomy: Anatomy, settings: Settings, cells: Cells, cpu: str, n_out: int
+) -> Inputs:
     rows = {cache_kind(row): row for layer in anatomy.layers for row in layer.cache}
     tokens = tape.tokens
     sizes = {kind: row_cells(row, cells) for kind, row in rows.items()}
@@ -86,7 +88,7 @@ def _inputs(tape: Tape, anatomy: Anatomy, settings: Settings, cells: Cells, cpu:
         v_indices={kind: tape.input(v_index * tokens, cpu) for kind, row in rows.items() if row.v},
         masks={kind: tape.input(mask * size * tokens, cpu) for kind, size in sizes.items()},
         cells=sizes,
-        out_rows=tape.input(4 * tokens, cpu),
+        out_rows=tape.input(4 * n_out, cpu),
         copy_rows=tape.input(4 * cells.n_seq, cpu),
         rotation_k=_rotation(tape, anatomy, settings.type_k, "k", cpu),
         rotation_v=_rotation(tape, anatomy, settings.type_v, "v", cpu),
@@ -170,7 +172,7 @@ def _choose_rows(
     tape: Tape, inputs: Inputs, n_out: int, mixed: int, x: int, normed: int | None
 ) -> tuple[int, int, int]:
     """From here on only the rows that become logits (inp_out_ids)."""
-    widths = [tape.steps[step].n_bytes // (4 * tape.tokens) for step in (mixed, x)]
+    widths = [tape.size(step) // (4 * tape.tokens) for step in (mixed, x)]
     tape.tokens = n_out
     chosen = tape.new(widths[0], mixed, inputs.out_rows)
     rest = tape.new(widths[1], x, inputs.out_rows)
@@ -184,8 +186,8 @@ def _feed(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
 
 
 def _output(tape: Tape, anatomy: Anatomy, x: int, inputs: Inputs, n_out: int) -> int:
-    normed = tape.raw(tape.steps[x].n_bytes, x)
+    normed = tape.norm(x)
     if tape.tokens != n_out:
         tape.tokens = n_out
         normed = tape.new(anatomy.n_embd, normed, inputs.out_rows)
-    return tape.new(anatomy.n_vocab, normed)
+    return tape.product(anatomy.n_vocab, normed)

@@ -38,7 +38,7 @@ def device_memory(
 ) -> tuple[DeviceMemory, ...]:
     """What each device in use must hold, the CPU first.
 
-    Raises UsageError for what llama.cpp would refuse: an unknown device, a cache type that the model's rows do
+    Raises UsageError for what llama.cpp would refuse: an unknown device, a cache type that the rows do
     not fit, a pattern that is no regular expression.
     """
     placement = make_placement(anatomy, settings, devices)

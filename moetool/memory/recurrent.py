@@ -1,7 +1,7 @@
 """What recurrent layers compute, written on a tape: delta rule, state spaces, convolutions.
 
-Sizes follow src/models/{delta-net-base,mamba-base,kimi-linear,lfm2,minimax-01}.cpp; states of all sequences are
-taken out of the cache and put back.
+Sizes follow src/models/{delta-net-base,mamba-base,kimi-linear,lfm2,minimax-01}.cpp; states of all sequences
+are taken out of the cache and put back.
 """
 
 from __future__ import annotations
@@ -29,101 +29,112 @@ def _states(tape: Tape, inputs: Inputs, n_values: int) -> int:
     return tape.raw(4 * n_values * inputs.n_seq, inputs.copy_rows)
 
 
-def _convolve(tape: Tape, shapes: Shapes, x: int, states: int, name: str, width: int) -> int:
-    """A causal convolution: states before the new values, then the kernel over both."""
-    kernel = shapes.into(name)
-    window = tape.raw(4 * width * (tape.tokens + kernel - 1), states, x)
-    tape.raw(0, window)
-    return tape.new(width, window)
-
-
 def _delta_net(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
-    width = shapes.out("ssm_conv1d")
-    kernel = shapes.into("ssm_conv1d")
+    """Gated delta rule: convolved queries, keys and values, one fused step over the states."""
+    width, kernel = shapes.out("ssm_conv1d"), shapes.into("ssm_conv1d")
     inner = shapes.into("ssm_out")
-    keys = (width - inner) // 2
     state = shapes.layer.state_values - (kernel - 1) * width
     conv_states = _states(tape, inputs, (kernel - 1) * width)
-    qkv = tape.new(width, x)
-    window = tape.raw(4 * width * (tape.tokens + (kernel - 1) * inputs.n_seq), conv_states, qkv)
-    tape.raw(0, window)
+    qkv = tape.product(width, x)
+    window = _window(tape, inputs, tape.view(conv_states), tape.view(qkv), width, kernel)
     states = _states(tape, inputs, state)
-    mixed = tape.over(tape.new(width, window))
-    q = tape.new(keys, mixed)
-    k = tape.new(keys, mixed)
-    heads = inner // max(1, shapes.parts.get("ssm_norm.weight", (inner,))[0])
-    alpha = tape.over(tape.new(heads, x))
-    beta = tape.over(tape.new(heads, x))
-    result = tape.raw(4 * (inner * tape.tokens + state * inputs.n_seq), q, k, mixed, alpha, beta, states)
+    mixed = tape.over(tape.product(width, window))
+    keys = (width - inner) // 2
+    q, k = (tape.over(tape.new(keys, tape.view(mixed))) for _ in range(2))
+    n_heads = shapes.parts.get("ssm_dt.bias", (1,))[0]
+    decay = tape.over(tape.like(tape.view(tape.product(n_heads, x))))
+    step = tape.like(tape.view(tape.product(n_heads, x)))
+    n_bytes = 4 * (inner * tape.tokens + state * inputs.n_seq)
+    result = tape.raw(n_bytes, q, k, mixed, decay, step, states)
     tape.raw(0, result)
-    normed = tape.new(inner, result)
-    gate = tape.over(tape.new(inner, x))
-    return linear(tape, shapes, tape.over(normed, gate), "ssm_out")
+    normed = tape.over(tape.new(inner, tape.view(result)))
+    gate = tape.like(tape.view(tape.product(inner, x)))
+    return tape.view(linear(tape, shapes, tape.over(normed, gate), "ssm_out"))
+
+
+def _window(tape: Tape, inputs: Inputs, states: int, x: int, width: int, kernel: int) -> int:
+    """What a causal convolution slides over: the kernel's reach into the past, then the new values."""
+    window = tape.raw(4 * width * (tape.tokens + (kernel - 1) * inputs.n_seq), states, x)
+    tape.raw(0, window)
+    return window
 
 
 def _mamba(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
+    """Mamba 1 (step, B and C from the convolved values) and Mamba 2 (all out of one product)."""
     width, kernel = shapes.out("ssm_conv1d"), shapes.into("ssm_conv1d")
     inner = shapes.into("ssm_out")
     state = shapes.layer.state_values - (kernel - 1) * width
     conv_states = _states(tape, inputs, (kernel - 1) * width)
     entry = linear(tape, shapes, x, "ssm_in")
-    window = tape.raw(4 * width * (tape.tokens + (kernel - 1) * inputs.n_seq), conv_states, entry)
-    tape.raw(0, window)
-    mixed = tape.over(tape.new(width, window))
-    if shapes.has("ssm_x"):
-        parameters = linear(tape, shapes, mixed, "ssm_x")
-        step = linear(tape, shapes, parameters, "ssm_dt")
-    else:
-        parameters = mixed
-        step = tape.new(max(1, shapes.out("ssm_in") - inner - width), entry)
+    window = _window(tape, inputs, tape.view(conv_states), tape.view(entry), width, kernel)
+    mixed = tape.over(tape.product(width, window))
+    reads = _mamba1_parameters(tape, shapes, mixed) if shapes.has("ssm_x") else ()
+    if not reads:
+        n_heads = max(1, shapes.out("ssm_in") - inner - width)
+        reads = (tape.over(tape.new(n_heads, tape.view(entry))), tape.view(mixed))
     n_bytes = 4 * (inner * tape.tokens + state * inputs.n_seq)
-    result = tape.raw(n_bytes, mixed, step, parameters, inputs.copy_rows)
+    result = tape.raw(n_bytes, mixed, *reads, inputs.copy_rows)
     tape.raw(0, result)
-    gate = tape.new(inner, entry)
-    skipped = tape.new(inner, mixed)
-    summed = tape.over(skipped, result)
-    return linear(tape, shapes, tape.new(inner, gate, summed), "ssm_out")
+    gate = tape.new(inner, tape.view(entry))
+    skipped = tape.new(inner, tape.view(mixed))
+    summed = tape.over(skipped, tape.view(result))
+    out = tape.new(inner, gate, summed)
+    if shapes.has("ssm_norm"):
+        out = tape.over(tape.like(tape.view(out)))
+    return linear(tape, shapes, tape.view(out), "ssm_out")
+
+
+def _mamba1_parameters(tape: Tape, shapes: Shapes, mixed: int) -> tuple[int, ...]:
+    parameters = linear(tape, shapes, mixed, "ssm_x")
+    rank, total = shapes.into("ssm_dt"), shapes.out("ssm_x")
+    if not shapes.has("ssm_b_norm"):
+        return linear(tape, shapes, tape.view(parameters), "ssm_dt"), tape.view(parameters)
+    step = linear(tape, shapes, tape.over(tape.new(rank, tape.view(parameters))), "ssm_dt")
+    b, c = (tape.over(tape.new((total - rank) // 2, tape.view(parameters))) for _ in range(2))
+    return step, b, c
 
 
 def _kimi_delta(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
-    width = shapes.parts["ssm_conv1d_q.weight"][-1]
-    kernel = shapes.parts["ssm_conv1d_q.weight"][0]
+    """Kimi's delta attention: three convolutions, a decay for every channel."""
+    kernel, width = shapes.parts["ssm_conv1d_q.weight"][0], shapes.parts["ssm_conv1d_q.weight"][-1]
     state = shapes.layer.state_values - 3 * (kernel - 1) * width
-    conv_states = _states(tape, inputs, 3 * (kernel - 1) * width)
-    windows = []
-    for name in ("attn_q", "attn_k", "attn_v"):
-        made = linear(tape, shapes, x, name)
-        windows.append(tape.raw(4 * width * (tape.tokens + (kernel - 1) * inputs.n_seq), conv_states, made))
-        tape.raw(0, windows[-1])
+    conv_states = tape.view(_states(tape, inputs, 3 * (kernel - 1) * width))
+    windows = [
+        _window(tape, inputs, conv_states, tape.view(linear(tape, shapes, x, name)), width, kernel)
+        for name in ("attn_q", "attn_k", "attn_v")
+    ]
     states = _states(tape, inputs, state)
-    q, k, v = (tape.over(tape.new(width, window)) for window in windows)
-    decay = tape.over(tape.new(width, tape.new(shapes.out("ssm_f_a"), x)))
-    beta = tape.over(tape.new(max(1, shapes.out("ssm_beta")), x))
-    result = tape.raw(4 * (width * tape.tokens + state * inputs.n_seq), q, k, v, decay, beta, states)
+    parts = []
+    for number, window in enumerate(windows):
+        mixed = tape.like(tape.view(tape.product(width, window)))
+        parts.append(tape.over(tape.like(tape.view(mixed))) if number < 2 else mixed)
+    raw_decay = tape.over(tape.product(width, tape.product(shapes.out("ssm_f_a"), x)))
+    decay = tape.like(tape.view(raw_decay))
+    step = tape.like(tape.view(tape.product(max(1, shapes.out("ssm_beta")), x)))
+    n_bytes = 4 * (width * tape.tokens + state * inputs.n_seq)
+    result = tape.raw(n_bytes, *parts, tape.view(decay), step, tape.view(states))
     tape.raw(0, result)
-    normed = tape.over(tape.new(width, result))
-    gate = tape.over(tape.new(width, tape.new(shapes.out("ssm_g_a") or width, x)))
-    return linear(tape, shapes, tape.new(width, tape.over(normed, gate)), "attn_output")
+    normed = tape.over(tape.like(tape.view(tape.new(width, tape.view(result)))))
+    low = tape.product(shapes.out("ssm_g_a") or width, tape.view(x))
+    gate = tape.like(tape.view(tape.product(width, low)))
+    return linear(tape, shapes, tape.like(tape.over(normed, gate)), "attn_output")
 
 
 def _short_convolution(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
     width = shapes.n_embd
     conv_states = _states(tape, inputs, shapes.layer.state_values)
-    entry = linear(tape, shapes, x, "shortconv.in_proj")
+    entry = tape.view(linear(tape, shapes, x, "shortconv.in_proj"))
     gated = tape.new(width, entry)
-    window = tape.raw(
-        4 * width * tape.tokens + 4 * shapes.layer.state_values * inputs.n_seq, conv_states, gated
-    )
-    tape.raw(0, window)
-    mixed = tape.new(width, window)
-    return linear(tape, shapes, tape.over(mixed, entry), "shortconv.out_proj")
+    kernel = shapes.layer.state_values // max(1, width) + 1
+    window = _window(tape, inputs, tape.view(conv_states), tape.view(gated), width, kernel)
+    mixed = tape.product(width, window)
+    return tape.view(linear(tape, shapes, tape.over(mixed, entry), "shortconv.out_proj"))
 
 
 def _linear_attention(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
-    width = shapes.out("attn_qkv")
-    mixed = tape.over(tape.new(width, x))
+    width, inner = shapes.out("attn_qkv"), shapes.into("attn_output")
+    mixed = tape.over(tape.product(width, x))
     states = _states(tape, inputs, shapes.layer.state_values)
-    inner = shapes.into("attn_output")
-    result = tape.new(inner, mixed, states)
-    gate = tape.over(tape.new(inner, x))
+    result = tape.new(inner, tape.view(mixed), states)
+    gate = tape.over(tape.product(inner, x))
     return linear(tape, shapes, tape.over(result, gate), "attn_output")

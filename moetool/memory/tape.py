@@ -6,37 +6,67 @@ from moetool.memory.allocator import Step
 
 
 class Tape:
-    """A graph being written. Widths are F32 values per token; `tokens` is how many are computed now."""
+    """A graph being written. Widths are F32 values per token; `tokens` is how many are computed now.
+
+    Products with weights, and norms, happen on `device`, where the weights are.
+
+    A step is named by its number. A view of it (another shape, a part, a permutation) by a negative one: it
+    takes no memory, and keeps what it shows from being computed over, which ggml does for whole tensors only.
+    """
 
     def __init__(self, tokens: int, device: str) -> None:
         self.tokens = tokens
         self.device = device
         self.steps: list[Step] = []
+        self._shown: list[int] = []
 
     def input(self, n_bytes: int, device: str) -> int:
         """Something filled from outside: tokens, positions, masks."""
         return self._add(Step(n_bytes, (), (), device, is_input=True))
 
+    def product(self, width: int, *reads: int) -> int:
+        """A product with weights: `width` values for each token."""
+        reads = tuple(map(self.shown, reads))
+        return self._add(Step(4 * width * self.tokens, reads, (), self.device))
+
+    def norm(self, x: int) -> int:
+        """A norm of something that lives on, with its weight."""
+        return self._add(Step(self.size(x), (self.shown(x),), (), self.device))
+
     def new(self, width: int, *reads: int) -> int:
-        """A result of `width` values for each token: a matrix product, a copy, a gated activation."""
+        """A result of `width` values for each token: a copy, a gated activation."""
         return self.raw(4 * width * self.tokens, *reads)
 
     def raw(self, n_bytes: int, *reads: int) -> int:
         """A result of a fixed number of bytes."""
-        return self._add(Step(n_bytes, reads, (), self.device))
+        return self._add(Step(n_bytes, tuple(map(self.shown, reads)), (), ""))
+
+    def like(self, first: int, *others: int) -> int:
+        """A result of the size of `first` that cannot take its place: a product of two."""
+        return self.raw(self.size(first), first, *others)
 
     def over(self, first: int, *others: int) -> int:
-        """A result of the shape of `first`, in its place if nobody else still reads it: norm, bias, rope.
+        """A result of the size of `first`, in its place if nobody else still reads it: norm, bias, rope.
 
         Of `others`, those of the same size may give up their place too (an addition's other side).
         """
-        size = self.steps[first].n_bytes
-        same = tuple(other for other in others if self.steps[other].n_bytes == size)
-        return self._add(Step(size, (first, *others), (first, *same), self.device))
+        size = self.size(first)
+        reuse = tuple(s for s in (first, *others) if s >= 0 and self.size(s) == size)
+        reads = tuple(map(self.shown, (first, *others)))
+        return self._add(Step(size, reads, reuse, ""))
 
-    def over_new(self, first: int, *others: int) -> int:
-        """A result of the shape of `first` that cannot take its place: a product."""
-        return self.raw(self.steps[first].n_bytes, first, *others)
+    def view(self, step: int) -> int:
+        """Another look at the memory of `step`."""
+        self._shown.append(self.shown(step))
+        return -len(self._shown)
+
+    def shown(self, step: int) -> int:
+        """The step itself, or what a view shows."""
+        return step if step >= 0 else self._shown[-step - 1]
+
+    def size(self, step: int) -> int:
+        """Bytes of a step, or of the whole that a view shows."""
+        return self.steps[self.shown(step)].n_bytes
 
     def on(self, device: str | None) -> Tape:
         """Write the next steps for `device` (None: stay where it is)."""
