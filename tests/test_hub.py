@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from gguf_build import Builder, Row, strings, text
 from hub_fixture import QUICK, HubWorld
 from hub_server import git_oid, sha256
 
@@ -25,6 +26,7 @@ from moetool.errors import (
     UsageError,
     VerificationFailed,
 )
+from moetool.gguf import read_header
 from moetool.hub import (
     HttpRangeFile,
     Hub,
@@ -677,6 +679,26 @@ def test_a_remote_file_reads_like_a_local_one(world: HubWorld) -> None:
     assert far.seek(-5, io.SEEK_END) == 499_995
     assert far.read() == data[-5:]
     assert far.size_bytes == 500_000
+
+
+def test_a_gguf_header_is_read_from_afar(world: HubWorld) -> None:
+    words = strings([f"token {i}" for i in range(30_000)])
+    keys = {"general.architecture": text("qwen3moe"), "tokenizer.ggml.tokens": words}
+    built = Builder(metadata=keys, tensors=[Row("output.weight", [4, 4])])
+    data = built.file(3_000_000)
+    far = remote(world, data)
+    header = read_header(far, far.size_bytes)
+    assert header == read_header(io.BytesIO(data))
+    assert header.arch == "qwen3moe"
+    assert 540_000 < far.fetched_bytes < 1_100_000
+    assert far.n_requests <= 5
+
+
+def test_a_cache_folder_that_cannot_be_one(world: HubWorld, tmp_path: Path) -> None:
+    world.server.put(REPO, {"moe-Q8_0.gguf": noise(1000)})
+    (tmp_path / "file").write_bytes(b"")
+    world.hub = replace(world.hub, cache_dir=tmp_path / "file" / "hub")
+    assert "cannot be stored" in failure(world).message
 
 
 def test_a_header_costs_little_more_than_its_bytes(world: HubWorld) -> None:

@@ -19,7 +19,7 @@ import queue
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -213,33 +213,36 @@ def _drop_older_partial(hub: Hub, repo: str, file: ModelFile, tally: Tally) -> N
     )
     digest = digest_of(file)
     former = note.read_text() if note.is_file() else digest
-    if former != digest and former.isalnum():
-        old = partial_path(blob_path(hub.cache_dir, repo, former))
-        if old.is_file():
+    old = partial_path(blob_path(hub.cache_dir, repo, former))
+    if former != digest and former.isalnum() and old.is_file():
+        # Unless somebody is at work on it: then it is not a leftover.
+        with suppress(TimeoutError), _lock(hub, repo, former, timeout_s=0.05):
             old.unlink()
             tally.note(f"{file.path} was changed on the Hub since an earlier attempt; it starts anew.")
     if former != digest or not note.is_file():
         write_atomically(note, digest)
 
 
-@contextmanager
-def _locked(hub: Hub, repo: str, file: ModelFile, tally: Tally) -> Iterator[None]:
-    """One process at a time for one blob: the lock that huggingface_hub takes too."""
+def _lock(hub: Hub, repo: str, digest: str, timeout_s: float) -> AbstractContextManager[object]:
+    """One process at a time for one blob, by the lock that huggingface_hub takes too. TimeoutError."""
     from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined, unused-ignore]
 
-    path = hub.cache_dir / ".locks" / repo_dir(hub.cache_dir, repo).name / f"{digest_of(file)}.lock"
+    path = hub.cache_dir / ".locks" / repo_dir(hub.cache_dir, repo).name / f"{digest}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        lock = WeakFileLock(path, timeout=0.5)
-        try:
-            lock.__enter__()
-            break
-        except TimeoutError:
+    lock: AbstractContextManager[object] = WeakFileLock(path, timeout=timeout_s)
+    return lock
+
+
+@contextmanager
+def _locked(hub: Hub, repo: str, file: ModelFile, tally: Tally) -> Iterator[None]:
+    """Wait for the blob's lock, in steps short enough to notice that it is time to stop."""
+    with ExitStack() as stack:
+        while True:
+            with suppress(TimeoutError):
+                stack.enter_context(_lock(hub, repo, digest_of(file), timeout_s=0.5))
+                break
             tally.check()
-    try:
         yield
-    finally:
-        lock.__exit__(None, None, None)
 
 
 # ---- all files -------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit
 
 from moetool.errors import HubError
@@ -28,7 +28,7 @@ def open_remote(hub: Hub, repo: str, commit: str, file: ModelFile) -> HttpRangeF
     return HttpRangeFile(hub, file_url(hub, repo, commit, file.path), file)
 
 
-class HttpRangeFile(io.RawIOBase):
+class HttpRangeFile(io.RawIOBase, BinaryIO):
     """Read-only and seekable, over HTTP ranges. The beginning is fetched in growing steps (64 KB and up,
     never less than what is asked for) and kept; a read far behind it is fetched alone.
 

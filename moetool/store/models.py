@@ -20,6 +20,7 @@ from moetool.names import (
     find_quants,
     group_files,
     is_repo_id,
+    is_revision,
     list_labels,
     parse_shard,
     show_name,
@@ -82,7 +83,7 @@ def _commits(folder: Path, revision: str) -> list[str]:
     asked = revision or "main"
     main = asked if _COMMIT.fullmatch(asked) else _read_text(folder / "refs" / asked)
     if revision:
-        return [main] if main in snapshots else []
+        return [main] if main in snapshots and is_revision(revision) else []
     return sorted(snapshots, key=lambda c: (c != main, -snapshots[c]))
 
 
