@@ -74,6 +74,7 @@ class Anatomy:
     tied: bool
     has_mtp_tensors: bool
     causal: bool
+    n_positions: int
 
     @property
     def bits_per_weight(self) -> float:
@@ -128,6 +129,7 @@ def make_anatomy(header: Header, file_bytes: int | None = None) -> Anatomy:
         unknown=tuple(t.info.name for t in tensors if t.role == "unknown"),
         tied=tied,
         has_mtp_tensors=any(t.role == "mtp" for t in tensors),
+        n_positions=_positions(metadata),
         causal=header.get_bool(f"{header.arch}.attention.causal", True) and header.arch not in facts.NO_CACHE,
     )
 
@@ -189,6 +191,12 @@ def _vocabulary(header: Header, metadata: Metadata) -> int:
 def _shared_experts(metadata: Metadata, params: Mapping[Role, int]) -> int:
     """How many experts every token passes through; one where only their width is told."""
     return metadata.number("expert_shared_count") or (1 if params.get("shared experts") else 0)
+
+
+def _positions(metadata: Metadata) -> int:
+    """Positions per token: four where the rope has sections for time, height and width (n_pos_per_embd)."""
+    sections = metadata.array("rope.dimension_sections") or ()
+    return 4 if len(sections) > 1 and all(sections[:2]) else 1
 
 
 def _is_tied(tensors: Sequence[TensorInfo]) -> bool:

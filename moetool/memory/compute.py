@@ -20,8 +20,9 @@ from moetool.memory.shapes import Shapes, make_shapes
 from moetool.memory.tape import Tape
 from moetool.settings import Settings
 
-# Of layers that compute the same, so many in a row show all that the allocator does with them.
-_REPEATS = 3
+# Of a pattern of layers, so many rounds show all that the allocator does with it.
+_ROUNDS = 3
+_LONGEST_PATTERN = 12
 
 
 def compute_bytes(anatomy: Anatomy, settings: Settings, devices: Sequence[Device]) -> dict[str, int]:
@@ -34,7 +35,8 @@ def compute_bytes(anatomy: Anatomy, settings: Settings, devices: Sequence[Device
     n_out = min(settings.n_outputs_max or tokens, tokens)
     x = _embedding(tape, anatomy, placement.cpu)
     inputs = _inputs(tape, anatomy, settings, cells, placement.cpu, n_out)
-    run = _sample(shapes, placement.layers)
+    homes = [(placement.layers[s.layer.index], inputs.expert_device.get(s.layer.index)) for s in shapes]
+    run = _sample(shapes, homes)
     for number, layer in enumerate(run):
         tape.on(placement.layers[layer.layer.index])
         last = number == len(run) - 1 and anatomy.arch not in facts.ROWS_CHOSEN_AT_END
@@ -44,16 +46,31 @@ def compute_bytes(anatomy: Anatomy, settings: Settings, devices: Sequence[Device
     return peak_bytes(tape.steps, placement.cpu)
 
 
-def _sample(shapes: Sequence[Shapes], homes: Sequence[str]) -> list[Shapes]:
-    """Enough layers of every kind on every device, and the last."""
-    seen: dict[tuple[object, ...], int] = {}
-    kept = []
-    for shape in shapes:
-        key = (homes[shape.layer.index], *shape.signature)
-        seen[key] = seen.get(key, 0) + 1
-        if seen[key] <= _REPEATS or shape is shapes[-1]:
-            kept.append(shape)
-    return kept
+def _sample(shapes: Sequence[Shapes], homes: Sequence[object]) -> list[Shapes]:
+    """Layers enough to show all that the allocator does: of a pattern that repeats, the first few rounds."""
+    keys = [(home, *shape.signature) for home, shape in zip(homes, shapes, strict=True)]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    kinds = [numbers[key] for key in keys]
+    kept: list[Shapes] = []
+    at = 0
+    while at < len(kinds):
+        period, rounds = _repetition(kinds, at)
+        kept += shapes[at : at + period * min(rounds, _ROUNDS)]
+        at += period * rounds
+    # The last layer is special, and what comes before it stands for it otherwise.
+    return kept if not shapes or kept[-1] is shapes[-1] else [*kept[:-1], shapes[-1]]
+
+
+def _repetition(kinds: Sequence[int], start: int) -> tuple[int, int]:
+    """The shortest pattern from `start` that repeats more often than needs be shown, and how often."""
+    for period in range(1, min(_LONGEST_PATTERN, (len(kinds) - start) // 2) + 1):
+        rounds = 1
+        pattern = kinds[start : start + period]
+        while kinds[start + rounds * period : start + (rounds + 1) * period] == pattern:
+            rounds += 1
+        if rounds > _ROUNDS:
+            return period, rounds
+    return 1, 1
 
 
 # --- what comes in ------------------------------------------------------------------------------------------
@@ -83,7 +100,7 @@ def _inputs(
     mask = 2 if settings.flash_attn else 4
     v_index = 8 if settings.flash_attn else 8 * max((row.v_padded for row in rows.values()), default=1)
     return Inputs(
-        positions=tape.input(4 * tokens, cpu),
+        positions=tape.input(4 * anatomy.n_positions * tokens, cpu),
         k_indices={kind: tape.input(8 * tokens, cpu) for kind in rows},
         v_indices={kind: tape.input(v_index * tokens, cpu) for kind, row in rows.items() if row.v},
         masks={kind: tape.input(mask * size * tokens, cpu) for kind, size in sizes.items()},
