@@ -36,8 +36,8 @@ class Inputs:
 
 
 def norm(tape: Tape, shapes: Shapes, x: int, name: str) -> int:
-    """A norm of `x` that the residual stream outlives, with its weight and bias in place."""
-    return tape.norm(x) if shapes.has(name) else x
+    """The norm called `name`, if the layer has it; one with a bias is a LayerNorm."""
+    return tape.norm(x, in_place=f"{name}.bias" not in shapes.parts) if shapes.has(name) else x
 
 
 def linear(tape: Tape, shapes: Shapes, x: int, name: str) -> int:
@@ -51,12 +51,10 @@ def linear(tape: Tape, shapes: Shapes, x: int, name: str) -> int:
 def attention(tape: Tape, shapes: Shapes, x: int, inputs: Inputs, kind: str) -> int:
     """Attention over the cache, up to and with the output product. `x` is normed."""
     q, k, v, gate = _queries(tape, shapes, x, inputs)
-    q, k, v = _rotated(tape, inputs, q, k, v)
     _store(tape, inputs, kind, k, v)
     layer = shapes.layer
     attended = _attend(tape, inputs, kind, q, layer.n_head, layer.head_v)
-    if inputs.rotation_v is not None:
-        attended = tape.like(attended, inputs.rotation_v)
+    attended = _rotated(tape, attended, inputs.rotation_v)
     if gate is not None or (shapes.has("attn_gate") and not shapes.has("ssm_out")):
         attended = _gated(tape, shapes, x, attended, gate)
     return linear(tape, shapes, attended, "attn_output")
@@ -66,23 +64,24 @@ def _queries(
     tape: Tape, shapes: Shapes, x: int, inputs: Inputs
 ) -> tuple[int, int | None, int | None, int | None]:
     """Queries, keys and values, normed and turned by position; and the gate, where it comes with them."""
+    layer = shapes.layer
     if shapes.has("attn_qkv"):
         return (*_fused(tape, shapes, x, inputs), None)
-    layer = shapes.layer
     width_q = layer.n_head * layer.head_k
     q = linear(tape, shapes, x, "attn_q")
     gate = q if shapes.out("attn_q") >= 2 * width_q > 0 else None
-    q = _positioned(tape, shapes, q, "attn_q_norm", width_q, inputs)
+    q = _rotated(tape, _positioned(tape, shapes, q, "attn_q_norm", width_q, inputs), inputs.rotation_k)
     if not shapes.has("attn_k"):
         return q, None, None, gate
     made: dict[str, int] = {}
     # The plain cache takes values first, the sliding one keys (build_attn).
     for name in ("attn_k", "attn_v") if "sliding" in inputs.masks else ("attn_v", "attn_k"):
-        if shapes.has(name):
-            made[name] = linear(tape, shapes, x, name)
         if name == "attn_k":
             width = layer.n_head_kv * layer.head_k
-            made[name] = _positioned(tape, shapes, made[name], "attn_k_norm", width, inputs)
+            k = _positioned(tape, shapes, linear(tape, shapes, x, name), "attn_k_norm", width, inputs)
+            made[name] = _rotated(tape, k, inputs.rotation_k)
+        elif shapes.has(name):
+            made[name] = _rotated(tape, linear(tape, shapes, x, name), inputs.rotation_v)
     return q, made["attn_k"], made.get("attn_v", made["attn_k"]), gate
 
 
@@ -96,21 +95,17 @@ def _fused(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> tuple[int, int
     """One product for all three, of which each is a view."""
     layer = shapes.layer
     qkv = tape.view(linear(tape, shapes, x, "attn_qkv"))
-    q = tape.new(layer.n_head * layer.head_k, qkv, inputs.positions)
-    k = tape.new(layer.n_head_kv * layer.head_k, qkv, inputs.positions)
-    return q, k, qkv
+    q = _positioned(tape, shapes, qkv, "attn_q_norm", layer.n_head * layer.head_k, inputs)
+    k = _positioned(tape, shapes, qkv, "attn_k_norm", layer.n_head_kv * layer.head_k, inputs)
+    v = qkv
+    if inputs.rotation_v is not None:
+        v = tape.new(layer.n_head_kv * layer.head_v, qkv, inputs.rotation_v)
+    return _rotated(tape, q, inputs.rotation_k), _rotated(tape, k, inputs.rotation_k), v
 
 
-def _rotated(
-    tape: Tape, inputs: Inputs, q: int, k: int | None, v: int | None
-) -> tuple[int, int | None, int | None]:
+def _rotated(tape: Tape, x: int, rotation: int | None) -> int:
     """Quantized caches hold rotated vectors: a product with a Hadamard matrix (llama_mul_mat_hadamard)."""
-    if inputs.rotation_k is not None:
-        q = tape.like(q, inputs.rotation_k)
-        k = None if k is None else tape.like(k, inputs.rotation_k)
-    if inputs.rotation_v is not None and v is not None:
-        v = tape.like(v, inputs.rotation_v)
-    return q, k, v
+    return x if rotation is None else tape.like(tape.view(x), rotation)
 
 
 def _store(tape: Tape, inputs: Inputs, kind: str, k: int | None, v: int | None) -> None:

@@ -91,13 +91,12 @@ def cache_kind(row: CacheRow) -> str:
     return f"{kind} indexer" if row.indexer else kind
 
 
-def _inputs(
-    tape: Tape, anatomy: Anatomy, settings: Settings, cells: Cells, cpu: str, n_out: int
-) -> Inputs:
+def _inputs(tape: Tape, anatomy: Anatomy, settings: Settings, cells: Cells, cpu: str, n_out: int) -> Inputs:
     rows = {cache_kind(row): row for layer in anatomy.layers for row in layer.cache}
     tokens = tape.tokens
     sizes = {kind: row_cells(row, cells) for kind, row in rows.items()}
     mask = 2 if settings.flash_attn else 4
+    recurs = any(layer.mixer in {"recurrent", "parallel"} for layer in anatomy.layers)
     v_index = 8 if settings.flash_attn else 8 * max((row.v_padded for row in rows.values()), default=1)
     return Inputs(
         positions=tape.input(4 * anatomy.n_positions * tokens, cpu),
@@ -106,7 +105,7 @@ def _inputs(
         masks={kind: tape.input(mask * size * tokens, cpu) for kind, size in sizes.items()},
         cells=sizes,
         out_rows=tape.input(4 * n_out, cpu),
-        copy_rows=tape.input(4 * cells.n_seq, cpu),
+        copy_rows=tape.input(4 * cells.n_seq, cpu) if recurs else -1,
         rotation_k=_rotation(tape, anatomy, settings.type_k, "k", cpu),
         rotation_v=_rotation(tape, anatomy, settings.type_v, "v", cpu),
         flash_attn=settings.flash_attn,
@@ -203,8 +202,8 @@ def _feed(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
 
 
 def _output(tape: Tape, anatomy: Anatomy, x: int, inputs: Inputs, n_out: int) -> int:
-    normed = tape.norm(x)
-    if tape.tokens != n_out:
+    normed = tape.norm(x, in_place=not any(t.info.name == "output_norm.bias" for t in anatomy.tensors))
+    if anatomy.arch in facts.ROWS_CHOSEN_AT_END:
         tape.tokens = n_out
         normed = tape.new(anatomy.n_embd, normed, inputs.out_rows)
     return tape.product(anatomy.n_vocab, normed)

@@ -29,9 +29,10 @@ class Tape:
         reads = tuple(map(self.shown, reads))
         return self._add(Step(4 * width * self.tokens, reads, (), self.device))
 
-    def norm(self, x: int) -> int:
-        """A norm of something that lives on, with its weight."""
-        return self._add(Step(self.size(x), (self.shown(x),), (), self.device))
+    def norm(self, x: int, in_place: bool = True) -> int:
+        """A norm with its weight: RMS norms happen in place if nobody else reads `x`, LayerNorms do not."""
+        reuse = (x,) if in_place and x >= 0 else ()
+        return self._add(Step(self.size(x), (self.shown(x),), reuse, self.device))
 
     def new(self, width: int, *reads: int) -> int:
         """A result of `width` values for each token: a copy, a gated activation."""
