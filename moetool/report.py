@@ -8,12 +8,14 @@ from typing import Any
 
 from moetool.anatomy import Anatomy, Layer, effective_size
 from moetool.bench.report import BenchRow, row_fields
+from moetool.doctor import Doctor
 from moetool.engine.measured import BufferSize
 from moetool.errors import MoetoolError
 from moetool.generate import Stats
 from moetool.machine import Machine, to_json
 from moetool.memory import DeviceMemory
 from moetool.plan import Plan
+from moetool.pulling import PullResult
 from moetool.store import LocalModel
 
 ENVELOPE_VERSION = 1
@@ -188,3 +190,13 @@ def _of_local(model: LocalModel, anatomy: Anatomy | None) -> dict[str, Any]:
         "n_params": anatomy.n_params if anatomy else None,
         "n_params_active": anatomy.n_params_active if anatomy else None,
     }
+
+
+def of_pull(result: PullResult) -> dict[str, Any]:
+    """What was downloaded, or with `dry_run` would be."""
+    return asdict(result) | {"paths": [str(path) for path in result.paths]}
+
+
+def of_doctor(found: Doctor) -> dict[str, Any]:
+    """The findings. `machine` is what `--machine FILE` reads back from this document."""
+    return asdict(found) | {"machine": to_json(found.machine), "versions": dict(found.versions)}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from moetool.cli.doctor import Checks, Doctor, card_names, examine, read_checks, read_version
+from moetool.doctor import Checks, Doctor, card_names, examine, read_checks, read_version
 from moetool.engine.devices import BuildInfo
 from moetool.machine import Device, Machine, parse_machine, to_json
 from moetool.machine.bandwidth import UNDER_LOAD

@@ -16,7 +16,6 @@ from gguf_build import Builder, Row, strings, text
 from hub_fixture import QUICK, HubWorld
 from hub_server import git_oid, sha256
 
-from moetool.cli.pull import PullResult, pull_model
 from moetool.errors import (
     DiskFull,
     GatedRepo,
@@ -40,6 +39,7 @@ from moetool.hub import (
 from moetool.hub.listing import parse_listing
 from moetool.hub.trouble import parse_retry_after
 from moetool.names import parse_model_name
+from moetool.pulling import PullResult, pull_model
 from moetool.store import find_local, list_local, read_record
 
 REPO = "org/Moe-GGUF"
@@ -48,7 +48,7 @@ TOKEN = "hf_secret_that_nobody_may_see"
 # A pull in a child process, as a user's would be: everything comes from the environment.
 PULL = """
 import sys
-from moetool.cli.pull import pull_model
+from moetool.pulling import pull_model
 from moetool.errors import MoetoolError
 try:
     print(pull_model(sys.argv[1], on_progress=lambda *p: None).fetched_bytes)

@@ -29,6 +29,8 @@ LAYERS: dict[str, int] = {
     "hub": 6,
     "generate": 6,
     "prompt": 6,
+    "pulling": 6,
+    "doctor": 6,
     "bench": 7,
     "report": 8,
     "render": 9,

@@ -13,8 +13,11 @@ from moetool import __version__
 def make_app() -> typer.Typer:
     """The command line with all its commands."""
     from moetool.cli.bench import bench
+    from moetool.cli.doctor import doctor
     from moetool.cli.inspect import inspect
+    from moetool.cli.list import list_command
     from moetool.cli.plan import plan
+    from moetool.cli.pull import pull
     from moetool.cli.run import run
 
     app = typer.Typer(
@@ -28,8 +31,11 @@ def make_app() -> typer.Typer:
     app.callback()(root)
     app.command()(run)
     app.command()(plan)
+    app.command()(pull)
+    app.command(name="list")(list_command)
     app.command()(inspect)
     app.command()(bench)
+    app.command()(doctor)
     return app
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moetool.cli.options import Output, OutputOpt
 
 if TYPE_CHECKING:
+    from moetool.anatomy import Anatomy
     from moetool.store import LocalModel
 
 
@@ -13,3 +18,46 @@ def list_models() -> tuple[LocalModel, ...]:
     from moetool.store import list_local, read_cache_dir
 
     return list_local(read_cache_dir())
+
+
+def list_command(
+    verify: Annotated[bool, typer.Option("--verify", help="Hash every file again; takes a while.")] = False,
+    output: OutputOpt = Output.text,
+) -> None:
+    """List the models on this disk, whichever tool pulled them.
+
+    moetool list --verify
+    """
+    from moetool import report
+
+    models = verified_models() if verify else list_models()
+    anatomies = {model.name: found for model in models if (found := _anatomy(model)) is not None}
+    if output is Output.json:
+        from moetool.cli.boundary import print_result
+
+        print_result("list", report.of_models(models, anatomies))
+        return
+    from moetool.render.tables import show_models
+
+    show_models(models, anatomies)
+
+
+def verified_models() -> tuple[LocalModel, ...]:
+    """The same, after every byte whose right hash is known was hashed again."""
+    from moetool.render.progress import download_progress
+    from moetool.store import read_cache_dir, verify_local
+
+    cache_dir = read_cache_dir()
+    with download_progress("Verifying") as on_progress:
+        return tuple(verify_local(model, cache_dir, on_progress) for model in list_models())
+
+
+def _anatomy(model: LocalModel) -> Anatomy | None:
+    """What the header says; None for a header that cannot be read, which is listed all the same."""
+    from moetool.cli.opening import read_anatomy
+    from moetool.errors import MoetoolError
+
+    try:
+        return read_anatomy(model)
+    except MoetoolError:
+        return None

@@ -29,16 +29,29 @@ class Opened:
 def open_model(name: str) -> Opened:
     """Find a model on this disk and read its header; the whole files must be there."""
     from moetool.anatomy import make_anatomy
-    from moetool.gguf import check_data, merge_shards, open_header
     from moetool.names import parse_model_name
     from moetool.store import read_cache_dir, require_local
 
     model = require_local(parse_model_name(name), read_cache_dir())
+    header = read_header_of(model)
+    return Opened(model, header, make_anatomy(header))
+
+
+def read_anatomy(model: LocalModel) -> Anatomy:
+    """What a model on this disk is made of."""
+    from moetool.anatomy import make_anatomy
+
+    return make_anatomy(read_header_of(model))
+
+
+def read_header_of(model: LocalModel) -> Header:
+    """The header of all shards, whose data must be whole."""
+    from moetool.gguf import check_data, merge_shards, open_header
+
     headers = [open_header(path) for path in model.paths]
     for header, path in zip(headers, model.paths, strict=True):
         check_data(header, path.stat().st_size)
-    header = merge_shards(headers) if len(headers) > 1 else headers[0]
-    return Opened(model, header, make_anatomy(header))
+    return merge_shards(headers) if len(headers) > 1 else headers[0]
 
 
 def default_model() -> str:

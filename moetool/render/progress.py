@@ -7,7 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from moetool.render.plain import notice, safe_line
+from moetool.render.units import show_bytes
+
 PATIENCE_S = 0.5
+LINE_EVERY_S = 5.0
 
 
 @contextmanager
@@ -40,6 +44,54 @@ def step_progress(title: str, n_steps: int) -> Iterator[Callable[[], None]]:
         yield step
     finally:
         bar.close()
+
+
+@contextmanager
+def download_progress(name: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Bytes, rate and time left on a terminal, a line every few seconds elsewhere; the block gets a callback
+    for (bytes done, bytes in all, file at work)."""
+    if not sys.stderr.isatty():
+        yield _plain_lines()
+        return
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    from moetool.render.tables import error_console
+
+    title = TextColumn("{task.description}", markup=False)
+    columns = (
+        title,
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=error_console(), transient=True) as progress:
+        task = progress.add_task(safe_line(name), total=None)
+
+        def update(done_bytes: int, total_bytes: int, file: str) -> None:
+            title = safe_line(file.rpartition("/")[2]) or safe_line(name)
+            progress.update(task, completed=done_bytes, total=total_bytes, description=title)
+
+        yield update
+
+
+def _plain_lines() -> Callable[[int, int, str], None]:
+    shown_at = time.monotonic()
+
+    def update(done_bytes: int, total_bytes: int, file: str) -> None:
+        nonlocal shown_at
+        if time.monotonic() - shown_at >= LINE_EVERY_S:
+            shown_at = time.monotonic()
+            notice(f"{file}: {show_bytes(done_bytes)} of {show_bytes(total_bytes)}")
+
+    return update
 
 
 class _LateBar:

@@ -12,9 +12,11 @@ from rich.text import Text
 
 from moetool.anatomy import Anatomy, Layer, effective_size
 from moetool.bench.report import BenchRow
+from moetool.doctor import Doctor
 from moetool.machine import Machine
 from moetool.memory import DeviceMemory
 from moetool.plan import Plan
+from moetool.pulling import PullResult
 from moetool.render.plain import safe_line
 from moetool.render.units import (
     show_bandwidth,
@@ -58,7 +60,8 @@ def show_anatomy(anatomy: Anatomy) -> None:
 
 def _anatomy_facts(anatomy: Anatomy) -> dict[str, str]:
     facts = {
-        "Model": f"{anatomy.name}   {anatomy.arch}, {anatomy.quant}, {anatomy.bits_per_weight:.2f} bits a weight",
+        "Model": f"{anatomy.name}   {anatomy.arch}",
+        "Quantization": f"{anatomy.quant}, {anatomy.bits_per_weight:.2f} bits a weight",
         "Parameters": f"{show_count(anatomy.n_params)}, {show_count(anatomy.n_params_active)} active a token",
         "Layers": _layer_summary(anatomy),
         "Weights": f"{show_bytes(anatomy.weights_bytes)}, {show_bytes(anatomy.bytes_per_token)} read a token",
@@ -202,8 +205,8 @@ def show_bench(rows: Sequence[BenchRow]) -> None:
     show(table)
 
 
-def show_models(models: Sequence[LocalModel], facts: Mapping[str, str]) -> None:
-    """The models on this disk; `facts` has a phrase for each name."""
+def show_models(models: Sequence[LocalModel], anatomies: Mapping[str, Anatomy]) -> None:
+    """The models on this disk, with what their headers say."""
     if not models:
         show(Text("Nothing is pulled yet. The demo model is always there: moetool run demo"))
         return
@@ -211,14 +214,44 @@ def show_models(models: Sequence[LocalModel], facts: Mapping[str, str]) -> None:
     for head in ("name", "size", "verified", "model"):
         table.add_column(head, justify="right" if head == "size" else "left", overflow="fold")
     for model in models:
+        anatomy = anatomies.get(model.name)
+        phrase = _model_phrase(anatomy) if anatomy else "its header cannot be read: pull it again"
         verified = "yes" if model.verified else "no"
-        table.add_row(
-            safe_line(model.name),
-            show_bytes(model.size_bytes),
-            verified,
-            safe_line(facts.get(model.name, "")),
-        )
+        table.add_row(safe_line(model.name), show_bytes(model.size_bytes), verified, safe_line(phrase))
     show(table)
+
+
+def show_pull(result: PullResult) -> None:
+    """What was downloaded, and what to type next."""
+    facts = {
+        "Model": result.name,
+        "Commit": result.revision,
+        "Files": f"{len(result.files)}: {', '.join(result.files[:4])}{' …' if len(result.files) > 4 else ''}",
+        "Size": show_bytes(result.size_bytes),
+    }
+    if not result.dry_run:
+        facts["Fetched"] = f"{show_bytes(result.fetched_bytes)} now, every byte verified"
+    verb = "pull" if result.dry_run else "run"
+    show(_facts(facts), Text(), Text(f"moetool {verb} {safe_line(result.name)}"))
+
+
+def show_doctor(found: Doctor) -> None:
+    """The machine, the build, and what is wrong."""
+    machine, build = found.machine, found.build
+    facts = {
+        "CPU": f"{machine.cpu_name}, {machine.n_cores} cores, {machine.n_threads} threads to compute with",
+        "Devices": machine_phrase(machine),
+        "Cards": ", ".join(found.cards) or "none",
+        "llama.cpp": f"backends {', '.join(build.backends)}; RPC {'yes' if build.supports_rpc else 'no'}",
+        "Packages": ", ".join(f"{name} {version or 'missing'}" for name, version in found.versions),
+        "Hub token": "present" if found.hf_token else "none: public repos only",
+    }
+    problems: list[RenderableType] = []
+    for problem in found.problems:
+        problems.append(Text(f"! {safe_line(problem.text)}", style="yellow"))
+        if problem.command:
+            problems.append(Text(f"  {problem.command}"))
+    show(_facts(facts), Text(), *(problems or [Text("Nothing is wrong.", style="green")]))
 
 
 # -- shared -----------------------------------------------------------------------------------------

@@ -1,0 +1,155 @@
+"""From a name to verified files on this disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moetool.errors import HubError, NotFound, UsageError
+
+if TYPE_CHECKING:
+    from moetool.hub import Choose, Hub, ReadFreeBytes, RepoListing
+    from moetool.names import ModelFile, ModelName
+    from moetool.store import LocalModel, OnProgress
+
+# Long enough for a far Hub, too short to be a wait when the model is here and the network is not.
+PATIENCE_WHEN_LOCAL_S = 3.0
+
+
+@dataclass(frozen=True)
+class PullResult:
+    """What `pull` did, or with `dry_run` would do.
+
+    `name` is what to type to run it. `files` are paths in the repo, `paths` where they are on this disk
+    (empty for a dry run); `size_bytes` is of all files, `fetched_bytes` what came over the network now.
+    """
+
+    name: str
+    repo: str
+    quant: str
+    revision: str
+    files: tuple[str, ...]
+    size_bytes: int
+    fetched_bytes: int = 0
+    paths: tuple[Path, ...] = ()
+    dry_run: bool = False
+    notices: tuple[str, ...] = ()
+
+
+def pull_model(  # noqa: PLR0913 (keywords: each is a flag of the command or a door for tests)
+    name: str,
+    *,
+    revision: str = "",
+    include: Sequence[str] = (),
+    dry_run: bool = False,
+    on_progress: OnProgress | None = None,
+    choose: Choose | None = None,
+    hub: Hub | None = None,
+    read_free_bytes: ReadFreeBytes | None = None,
+) -> PullResult:
+    """Bring a model onto this disk, every byte verified, with a sidecar of each kind in `include`.
+
+    `choose` picks a quant from the listing when the name has none. Without a Hub within reach, a model that
+    is here already is returned with a notice (and verified, if it never was).
+    Raises UsageError, NotFound, GatedRepo, HubError, DiskFull, VerificationFailed.
+    """
+    from moetool.hub import FileChanged, Trouble, download, list_files, read_hub
+    from moetool.names import parse_model_name
+
+    hub = hub or read_hub()
+    wanted = in_full(parse_model_name(name), hub.cache_dir)
+    revision = revision or wanted.revision or "main"
+    local = _find_here(wanted, hub.cache_dir, revision)
+    patient = replace(hub, timeout_s=min(hub.timeout_s, PATIENCE_WHEN_LOCAL_S)) if local else hub
+    try:
+        listing = list_files(patient, wanted.repo, revision)
+    except HubError as error:
+        if local is None or not (hub.offline or isinstance(error, Trouble)):
+            raise
+        return _without_hub(local, hub.cache_dir, error, on_progress)
+    files, result = _plan(listing, wanted, include, choose)
+    if dry_run:
+        return replace(result, dry_run=True)
+    try:
+        done = download(hub, listing, files, on_progress, read_free_bytes)
+    except FileChanged as changed:
+        # The author replaced it while it was being pulled: go for what the Hub has now, once.
+        again = list_files(hub, wanted.repo, revision)
+        if again.commit == listing.commit:
+            raise
+        files, result = _plan(again, wanted, include, choose)
+        done = download(hub, again, files, on_progress, read_free_bytes)
+        done = replace(done, notices=(f"{changed.message} The new version was pulled.", *done.notices))
+    return replace(result, paths=done.paths, fetched_bytes=done.fetched_bytes, notices=done.notices)
+
+
+def in_full(name: ModelName, cache_dir: Path) -> ModelName:
+    """The name with its repo: a short name is one of something pulled before.
+
+    Raises UsageError for what no Hub has, NotFound when nothing or several things pulled fit.
+    """
+    from moetool.names import show_name
+    from moetool.store import list_local, match_repo
+
+    if name.kind == "demo":
+        raise UsageError("The demo model ships with moetool: there is nothing to pull.", "moetool run demo")
+    if name.kind == "path":
+        raise UsageError(f"{show_name(name.text)} is a file, not a name on the Hub.", "moetool pull org/repo")
+    if name.kind == "repo":
+        return name
+    repos = match_repo(sorted({m.repo for m in list_local(cache_dir)}), name.repo)
+    if len(repos) != 1:
+        problem = "could be several of the pulled models" if repos else "is none of the pulled models"
+        full = repos[0] if repos else f"org/{show_name(name.repo)}"
+        raise NotFound(f"{show_name(name.repo)} {problem}.", f"Name the repo in full: moetool pull {full}")
+    return replace(name, kind="repo", repo=repos[0])
+
+
+def _plan(
+    listing: RepoListing, wanted: ModelName, include: Sequence[str], choose: Choose | None
+) -> tuple[tuple[ModelFile, ...], PullResult]:
+    """The files to bring, and the result as far as it is known before."""
+    from moetool.hub import select_quant, select_sidecars
+
+    quant = select_quant(listing, wanted, choose)
+    files = quant.files + select_sidecars(listing, include)
+    is_only = sum(q.label == quant.label for q in listing.quants) == 1
+    return files, PullResult(
+        name=f"{listing.repo}:{quant.label}" if is_only else f"{listing.repo}/{quant.files[0].path}",
+        repo=listing.repo,
+        quant=quant.label,
+        revision=listing.commit,
+        files=tuple(f.path for f in files),
+        size_bytes=sum(f.size_bytes for f in files),
+    )
+
+
+def _find_here(wanted: ModelName, cache_dir: Path, revision: str) -> LocalModel | None:
+    """The model if it is on this disk; a name that fits several is decided by the Hub's listing instead."""
+    from moetool.store import find_local
+
+    try:
+        return find_local(wanted, cache_dir, revision)
+    except NotFound:
+        return None
+
+
+def _without_hub(
+    local: LocalModel, cache_dir: Path, error: HubError, on_progress: OnProgress | None
+) -> PullResult:
+    from moetool.store import verify_local
+
+    if not local.verified:
+        local = verify_local(local, cache_dir, on_progress)
+    return PullResult(
+        name=local.name,
+        repo=local.repo,
+        quant=local.quant,
+        revision=local.revision,
+        files=tuple(p.name for p in local.paths),
+        size_bytes=local.size_bytes,
+        paths=local.paths,
+        notices=(f"{error.message} What is on this disk was taken; it may not be the newest.",),
+    )
