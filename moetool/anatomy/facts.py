@@ -79,26 +79,28 @@ LAYERS_WITH_CACHE = {"gemma3n": 20}
 # twice when the file is not mapped (src/models/gemma4.cpp).
 TIED_TWICE_ON_CPU = frozenset({"gemma4"})
 
-# Architectures whose graph picks the rows that become logits behind the last norm instead of inside the last
-# layer (inp_out_ids in src/models/*.cpp).
-ROWS_CHOSEN_AT_END = frozenset(
-    {
-        "bailingmoe3",
-        "cohere2moe",
-        "deepseek4",
-        "gemma3n",
-        "gemma4",
-        "glm5-next",
-        "gpt-oss",
-        "hrm_text",
-        "hy_v3",
-        "hy_v4",
-        "kimi-k3",
-        "nemotron_h",
-        "nemotron_h_moe",
-        "qwen35",
-        "qwen35moe",
-        "qwen3next",
-        "step35",
-    }
-)
+# Architectures whose graph picks the rows that become logits behind the last layer instead of inside it
+# (inp_out_ids in src/models/*.cpp), and what they keep of all rows for drafting (t_h_nextn): the last layer's
+# output, the same normed, or nothing.
+ROWS_CHOSEN_AT_END = {
+    "bailingmoe3": "normed",
+    "cohere2moe": "normed",
+    "deepseek4": "",
+    "gemma3n": "",
+    "gemma4": "normed",
+    "glm5-next": "",
+    "gpt-oss": "hidden",
+    "hrm_text": "",
+    "hy_v3": "normed",
+    "hy_v4": "",
+    "kimi-k3": "",
+    "nemotron_h": "normed",
+    "nemotron_h_moe": "normed",
+    "qwen35": "normed",
+    "qwen35moe": "normed",
+    "qwen3next": "normed",
+    "step35": "hidden",
+}
+
+# Architectures that norm values too, with nothing that a tensor would tell.
+NORMED_VALUES = frozenset({"gemma3n", "gemma4"})

@@ -75,14 +75,16 @@ def peak_bytes(steps: Sequence[Step], cpu: str) -> dict[str, int]:
     for step in placed:
         for source in step.reads:
             readers[source] += 1
+    # What an input "reads" is kept for good: it never gets its turn to have read it.
     place: dict[int, tuple[int, int]] = {}
     for number, step in enumerate(placed):
         if step.is_input:
             size = _aligned(step.n_bytes)
             place[number] = (arenas[step.device].take(size), size)
     for number, step in enumerate(placed):
-        if not step.is_input:
-            _allocate(number, step, arenas[step.device], place, readers)
+        if step.is_input:
+            continue
+        _allocate(number, step, arenas[step.device], place, readers)
         for source in step.reads:
             readers[source] -= 1
             if not readers[source] and source in place:
@@ -145,7 +147,7 @@ def _with_copies(steps: Sequence[Step]) -> list[Step]:
     for index, step in enumerate(steps):
         if step.is_input:
             number_of.append(len(placed))
-            placed.append(step)
+            placed.append(replace(step, reads=tuple(number_of[source] for source in step.reads)))
             continue
         if last < index:
             last = _split_end(steps, index)

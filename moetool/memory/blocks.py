@@ -27,6 +27,7 @@ class Inputs:
     cells: dict[str, int]
     out_rows: int
     copy_rows: int
+    normed_values: bool
     rotation_k: int | None
     rotation_v: int | None
     flash_attn: bool
@@ -73,16 +74,27 @@ def _queries(
     q = _rotated(tape, _positioned(tape, shapes, q, "attn_q_norm", width_q, inputs), inputs.rotation_k)
     if not shapes.has("attn_k"):
         return q, None, None, gate
-    made: dict[str, int] = {}
     # The plain cache takes values first, the sliding one keys (build_attn).
-    for name in ("attn_k", "attn_v") if "sliding" in inputs.masks else ("attn_v", "attn_k"):
-        if name == "attn_k":
-            width = layer.n_head_kv * layer.head_k
-            k = _positioned(tape, shapes, linear(tape, shapes, x, name), "attn_k_norm", width, inputs)
-            made[name] = _rotated(tape, k, inputs.rotation_k)
-        elif shapes.has(name):
-            made[name] = _rotated(tape, linear(tape, shapes, x, name), inputs.rotation_v)
-    return q, made["attn_k"], made.get("attn_v", made["attn_k"]), gate
+    if "sliding" not in inputs.masks and shapes.has("attn_v"):
+        v = _values(tape, shapes, linear(tape, shapes, x, "attn_v"), inputs)
+        _, k = _keys(tape, shapes, x, inputs)
+    else:
+        raw, k = _keys(tape, shapes, x, inputs)
+        v = _values(tape, shapes, linear(tape, shapes, x, "attn_v") if shapes.has("attn_v") else raw, inputs)
+    return q, k, v, gate
+
+
+def _keys(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> tuple[int, int]:
+    """The keys' product, and the keys: normed, turned and rotated."""
+    raw = linear(tape, shapes, x, "attn_k")
+    width = shapes.layer.n_head_kv * shapes.layer.head_k
+    k = _positioned(tape, shapes, raw, "attn_k_norm", width, inputs)
+    return raw, _rotated(tape, k, inputs.rotation_k)
+
+
+def _values(tape: Tape, shapes: Shapes, raw: int, inputs: Inputs) -> int:
+    v = tape.like(tape.view(raw)) if inputs.normed_values else raw
+    return _rotated(tape, v, inputs.rotation_v)
 
 
 def _positioned(tape: Tape, shapes: Shapes, x: int, norm_name: str, width: int, inputs: Inputs) -> int:

@@ -106,6 +106,7 @@ def _inputs(tape: Tape, anatomy: Anatomy, settings: Settings, cells: Cells, cpu:
         cells=sizes,
         out_rows=tape.input(4 * n_out, cpu),
         copy_rows=tape.input(4 * cells.n_seq, cpu) if recurs else -1,
+        normed_values=anatomy.arch in facts.NORMED_VALUES,
         rotation_k=_rotation(tape, anatomy, settings.type_k, "k", cpu),
         rotation_v=_rotation(tape, anatomy, settings.type_v, "v", cpu),
         flash_attn=settings.flash_attn,
@@ -153,18 +154,20 @@ def _layer(tape: Tape, shapes: Shapes, x: int, inputs: Inputs, n_out: int | None
     mixed = _mix(tape, shapes, normed, inputs)
     if mixed is None:
         return tape.over(_feed(tape, shapes, normed, inputs), x)
-    parallel = shapes.layer.ffn != "none" and not shapes.has(
-        "ffn_norm", "post_attention_norm", "attn_post_norm"
-    )
+    parallel = shapes.layer.ffn != "none" and not shapes.has("ffn_norm", "post_attention_norm")
     if n_out is not None:
         mixed, x, normed = _choose_rows(tape, inputs, n_out, mixed, x, normed if parallel else None)
     if parallel:
         return tape.over(tape.over(_feed(tape, shapes, normed, inputs), mixed), x)
-    x = tape.over(mixed, x)
+    both = shapes.has("ffn_norm") and shapes.has("post_attention_norm")
+    x = tape.over(norm(tape, shapes, mixed, "post_attention_norm") if both else mixed, x)
     if shapes.layer.ffn == "none":
         return x
     before = "ffn_norm" if shapes.has("ffn_norm") else "post_attention_norm"
-    return tape.over(_feed(tape, shapes, norm(tape, shapes, x, before), inputs), x)
+    fed = _feed(tape, shapes, norm(tape, shapes, x, before), inputs)
+    x = tape.over(norm(tape, shapes, fed, "post_ffw_norm"), x)
+    # A scale of the whole layer is a weight: it ties the sum to the layer's device.
+    return tape.norm(x) if shapes.has("layer_output_scale") else x
 
 
 def _mix(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int | None:
@@ -202,8 +205,15 @@ def _feed(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
 
 
 def _output(tape: Tape, anatomy: Anatomy, x: int, inputs: Inputs, n_out: int) -> int:
-    normed = tape.norm(x, in_place=not any(t.info.name == "output_norm.bias" for t in anatomy.tensors))
-    if anatomy.arch in facts.ROWS_CHOSEN_AT_END:
+    in_place = not any(t.info.name == "output_norm.bias" for t in anatomy.tensors)
+    kept = facts.ROWS_CHOSEN_AT_END.get(anatomy.arch)
+    if kept == "normed":
+        x = tape.norm(x, in_place)
+    if kept:
+        tape.keep(x)
+    if kept is not None:
         tape.tokens = n_out
-        normed = tape.new(anatomy.n_embd, normed, inputs.out_rows)
-    return tape.product(anatomy.n_vocab, normed)
+        x = tape.new(anatomy.n_embd, x, inputs.out_rows)
+    if kept != "normed":
+        x = tape.norm(x, in_place)
+    return tape.product(anatomy.n_vocab, x)
