@@ -11,7 +11,7 @@ tested without any header. The constants and their sources are in data/speed.jso
 
 from moetool.speed.anatomical import Where, make_work
 from moetool.speed.calibration import Calibration, Target, calibrate
-from moetool.speed.constants import Constants, KernelConstants, load_constants
+from moetool.speed.constants import Constants, KernelConstants, load_constants, parse_constants
 from moetool.speed.forecast import make_target, predict_speed
 from moetool.speed.lanes import Lane, lane_kind, make_lanes
 from moetool.speed.predict import Load, Speed, predict_work
@@ -36,6 +36,7 @@ __all__ = [
     "make_lanes",
     "make_target",
     "make_work",
+    "parse_constants",
     "predict_speed",
     "predict_work",
 ]

@@ -13,12 +13,16 @@ from moetool.speed.work import Cache, DeviceWork, Read, Work
 
 # Roles that no text token multiplies with: looked up, for drafting, for images.
 _UNUSED = frozenset({"mtp", "vision"})
+_CPU = "CPU"  # llama.cpp's name of the device whose memory is the RAM
 _STATE_VALUE_BYTES = 4  # states are F32 whatever the type of the cache
 
 
 @dataclass(frozen=True)
 class Where:
-    """Device of each tensor by name, of each layer (its cache, its graph), and of the output."""
+    """Device of each tensor by name, of each layer (its cache, its graph), and of the output.
+
+    A tied embedding lies, here, where the output is computed (as `memory.place_tensors` has it).
+    """
 
     tensors: Mapping[str, str]
     layers: tuple[str, ...]
@@ -30,12 +34,12 @@ def make_work(anatomy: Anatomy, settings: Settings, where: Where) -> Work:
     reads = _reads_by_device(anatomy, settings, where)
     caches = _caches_by_device(anatomy, settings, where)
     trunk = [layer for layer in anatomy.layers if not layer.mtp]
-    devices = sorted({*reads, *caches, *where.layers[: len(trunk)]}, key=lambda name: name != "CPU")
+    devices = sorted({*reads, *caches, *where.layers[: len(trunk)]}, key=lambda name: name == _CPU)
     shares = tuple(
         _device_work(device, trunk, where, reads.get(device, ()), caches.get(device, ()))
         for device in devices
     )
-    return Work(shares, _count_borders(anatomy, where), anatomy.n_embd)
+    return Work(shares, *_count_changes(anatomy, where))
 
 
 def _device_work(
@@ -65,9 +69,7 @@ def _reads_by_device(anatomy: Anatomy, settings: Settings, where: Where) -> dict
     for tensor in _multiplied(anatomy):
         routed = tensor.role == "routed experts"
         share = shares.get(tensor.layer, 0.0) if routed else 1.0
-        tied = tensor.role == "embedding" and tensor.layer is None
-        device = where.output if tied else where.tensors[tensor.info.name]
-        key = (device, tensor.info.type.name, routed)
+        key = (where.tensors[tensor.info.name], tensor.info.type.name, routed)
         n_weights[key] += tensor.info.n_elements * share  # type: ignore[assignment]
         used_bytes[key] += tensor.info.n_bytes * share  # type: ignore[assignment]
         held_bytes[key] += tensor.info.n_bytes
@@ -126,14 +128,16 @@ def _row_bytes(type_name: str, n_values: int) -> int:
 # --- borders ------------------------------------------------------------------------------------------------
 
 
-def _count_borders(anatomy: Anatomy, where: Where) -> int:
-    """How often activations change the device on the way of one token, from the embedding on the CPU."""
+def _count_changes(anatomy: Anatomy, where: Where) -> tuple[int, int]:
+    """Hops to and from RAM, and borders between offload devices, on a token's way from the embedding on."""
     path = list(_path(anatomy, where))
-    return sum(here != there for here, there in zip(path, path[1:], strict=False))
+    changes = [(here, there) for here, there in zip(path, path[1:], strict=False) if here != there]
+    n_hops = sum(_CPU in change for change in changes)
+    return n_hops, len(changes) - n_hops
 
 
 def _path(anatomy: Anatomy, where: Where) -> Iterator[str]:
-    yield "CPU"
+    yield _CPU
     experts = {
         tensor.layer: where.tensors[tensor.info.name]
         for tensor in anatomy.tensors

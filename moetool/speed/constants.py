@@ -23,11 +23,14 @@ class KernelConstants:
     Decode: `read_share`, `routed_share`, `cache_share` are the parts of the bandwidth that dense weights,
     routed experts and keys/values are read at; `unpack_bytes` is what unpacking one weight costs beside
     reading it, as bytes (by group of types); `layer_s`, `moe_layer_s`, `recurrent_layer_s` are seconds for
-    each block (launches, barriers), `token_s` for each token, `border_s` each time activations leave the
-    device. `sheet_share` turns a data sheet's bandwidth into a measurable one.
+    each block (launches, barriers), `token_s` for each token, `hop_s` each time activations go to RAM or
+    come from there, `border_s` each time they go to another offload device. `attention_bytes` is what one
+    operation of attention costs beside reading keys and values, as bytes. `sheet_share` turns a data sheet's
+    bandwidth into a measurable one.
 
     Prompt: `flops_per_byte` × bandwidth is the throughput of dense products (CPU: `thread_flops_s` × the
-    threads), `routed_flops_share` the part of it that routed experts reach.
+    threads); `routed_flops_share` and `attention_flops_share` are the parts of it that routed experts and
+    attention reach.
 
     CPU only: `weight_s` is what one thread needs to multiply one weight: a few cores can be slower than
     the memory.
@@ -36,14 +39,17 @@ class KernelConstants:
     read_share: float
     routed_share: float
     cache_share: float
+    attention_bytes: float
     unpack_bytes: Mapping[str, float]
     layer_s: float
     moe_layer_s: float
     recurrent_layer_s: float
     token_s: float
+    hop_s: float
     border_s: float
     flops_per_byte: float
     routed_flops_share: float
+    attention_flops_share: float
     sheet_share: float = 1.0
     thread_flops_s: float = 0.0
     weight_s: Mapping[str, float] | None = None
@@ -81,6 +87,7 @@ def parse_constants(document: Mapping[str, Any]) -> Constants:
     return Constants(**{**fields, "kernels": kernels})
 
 
+# Of the I-quants only these two need no codebook: they cost what their neighbours do.
 _SIMPLE = frozenset(
     {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "MXFP4", "NVFP4", "IQ4_NL", "Q1_0", "Q2_0"}
 )
@@ -94,7 +101,7 @@ def quant_group(quant: str) -> str:
         return "float"
     if quant in _SIMPLE:
         return "simple"
-    return "k" if quant.endswith("_K") else "iq"
+    return "k" if quant.endswith("_K") or quant == "IQ4_XS" else "iq"
 
 
 def by_quant(table: Mapping[str, float], quant: str) -> float:

@@ -70,24 +70,24 @@ def predict_work(
 
 
 def decode_s(work: Work, lanes: Mapping[str, Lane], depth: float, constants: Constants) -> float:
-    """Seconds to decode one token at `depth`; every lane's bandwidth must be known."""
+    """Seconds to decode one token at `depth`; every lane's bandwidth must be known. What happens between
+    devices is the first one's business: an offload device, where there is one."""
     first = constants.of(lanes[work.devices[0].device].kind)
-    seconds = first.token_s
-    borders = 0.0
+    seconds = first.token_s + work.n_hops * first.hop_s + work.n_borders * first.border_s
     for share in work.devices:
         lane = lanes[share.device]
-        kernels = constants.of(lane.kind)
-        seconds += _device_decode_s(share, lane, kernels, depth)
-        borders = max(borders, kernels.border_s)
-    return seconds + work.n_borders * borders
+        seconds += _device_decode_s(share, lane, constants.of(lane.kind), depth)
+    return seconds
 
 
 def _device_decode_s(share: DeviceWork, lane: Lane, kernels: KernelConstants, depth: float) -> float:
     bandwidth = _bandwidth(lane, kernels)
     seconds = sum(_read_s(read, lane, kernels, bandwidth) for read in share.reads)
-    cached = sum(cache.cell_bytes * cache.cells(depth) for cache in share.caches)
+    for cache in share.caches:
+        operations = cache.cell_flops * kernels.attention_bytes
+        seconds += cache.cells(depth) * (cache.cell_bytes + operations) / (bandwidth * kernels.cache_share)
     # A recurrent state is read and written back.
-    seconds += (cached + 2 * share.state_bytes) / (bandwidth * kernels.cache_share)
+    seconds += 2 * share.state_bytes / (bandwidth * kernels.cache_share)
     return seconds + _layers_s(share, kernels)
 
 
@@ -128,7 +128,7 @@ def prompt_s(work: Work, lanes: Mapping[str, Lane], load: Load, constants: Const
 
 def _batch_s(read: Read, lane: Lane, helper: Lane | None, n_tokens: int, constants: Constants) -> float:
     """One batch through one kind of weights: each touched weight travels once, each token multiplies."""
-    touched = _touched_bytes(read, n_tokens)
+    touched = touched_bytes(read, n_tokens)
     if helper is not None and helper.link_bytes_s is not None:
         travelling = touched / (helper.link_bytes_s * constants.link_share)
         lane = helper
@@ -139,7 +139,7 @@ def _batch_s(read: Read, lane: Lane, helper: Lane | None, n_tokens: int, constan
     return travelling + 2 * read.n_weights * n_tokens / flops_s
 
 
-def _touched_bytes(read: Read, n_tokens: int) -> float:
+def touched_bytes(read: Read, n_tokens: int) -> float:
     """Bytes of experts that `n_tokens` tokens, choosing evenly, touch at least once."""
     if not read.held_bytes:
         return 0.0
@@ -149,7 +149,7 @@ def _touched_bytes(read: Read, n_tokens: int) -> float:
 
 def _attention_s(share: DeviceWork, lane: Lane, kernels: KernelConstants, load: Load) -> float:
     flops = sum(cache.cell_flops * cache.cells(load.depth + load.n_prompt / 2) for cache in share.caches)
-    return load.n_prompt * flops / _flops_s(lane, kernels)
+    return load.n_prompt * flops / (_flops_s(lane, kernels) * kernels.attention_flops_share)
 
 
 def _flops_s(lane: Lane, kernels: KernelConstants) -> float:

@@ -56,8 +56,9 @@ class DeviceWork:
 
 @dataclass(frozen=True)
 class Work:
-    """All devices, and how often a token's activations (`n_embd` floats) change the device."""
+    """All devices, and how often a token's activations change the device: `n_hops` times between RAM and an
+    offload device, `n_borders` times between two offload devices."""
 
     devices: tuple[DeviceWork, ...]
+    n_hops: int = 0
     n_borders: int = 0
-    n_embd: int = 0

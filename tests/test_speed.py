@@ -1,0 +1,374 @@
+"""Predicted speed: what must hold for any machine and model, and published results inside the interval."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moetool import anatomy, gguf
+from moetool.machine import Device, Machine
+from moetool.memory import make_placement, place_tensors
+from moetool.settings import Settings, TensorOverride
+from moetool.speed import (
+    Cache,
+    Calibration,
+    DeviceWork,
+    Lane,
+    Load,
+    Read,
+    Speed,
+    Target,
+    Where,
+    Work,
+    calibrate,
+    lane_kind,
+    load_constants,
+    make_lanes,
+    make_target,
+    make_work,
+    predict_speed,
+    predict_work,
+)
+from moetool.speed.constants import quant_group
+from moetool.speed.predict import touched_bytes
+
+HEADERS = Path(__file__).parent / "data" / "headers"
+GB = 1e9
+
+
+# --- by hand ------------------------------------------------------------------------------------------------
+
+
+def read(billions: float, bits: float, quant: str = "Q4_K", used: float = 1.0) -> Read:
+    held = 1e9 * billions * bits / 8
+    return Read(quant, 1e9 * billions * used, held * used, held, routed=used < 1)
+
+
+def whole(*reads: Read, n_layers: int = 32, n_moe: int = 0, caches: tuple[Cache, ...] = ()) -> Work:
+    return Work((DeviceWork("D", reads, caches, n_layers=n_layers, n_moe=n_moe),), n_hops=1)
+
+
+def lane(kind: str = "cuda", gb_s: float = 936.2, **more: float) -> Lane:
+    return replace(Lane("D", kind, gb_s * GB), **more)  # type: ignore[arg-type]
+
+
+def decode(work: Work, *lanes: Lane, depth: int = 0) -> float:
+    speed = predict_work(work, lanes, Load(depth=depth))
+    assert speed.decode_tok_s is not None
+    return speed.decode_tok_s
+
+
+def prompt(work: Work, *lanes: Lane, n_prompt: int = 512, n_ubatch: int = 512) -> float:
+    speed = predict_work(work, lanes, Load(n_prompt, n_ubatch))
+    assert speed.prompt_tok_s is not None
+    return speed.prompt_tok_s
+
+
+LLAMA_8B = whole(read(6.98, 4.7), read(0.53, 6.56, "Q6_K"))
+QWEN_30B_A3B = whole(
+    read(0.92, 4.8), read(0.31, 6.56, "Q6_K"), read(28.99, 4.85, used=8 / 128), n_layers=48, n_moe=48
+)
+
+# Published llama-bench results, tg128 at depth 0 (llama.cpp benches/mac-m2-ultra.md; XiongjieDai's GPU
+# benchmarks; results files of an Arc Pro B70 and an RTX PRO 6000), with the data sheets' bandwidth.
+PUBLISHED = [
+    pytest.param(LLAMA_8B, "cuda", 936.2, 111.7, id="3090"),
+    pytest.param(LLAMA_8B, "cuda", 1008.0, 127.7, id="4090"),
+    pytest.param(LLAMA_8B, "metal", 800.0, 76.3, id="M2 Ultra"),
+    pytest.param(LLAMA_8B, "vulkan", 640.0, 119.6, id="RX 9070 XT"),
+    pytest.param(QWEN_30B_A3B, "vulkan", 608.0, 109.6, id="Arc Pro B70"),
+    pytest.param(QWEN_30B_A3B, "cuda", 1792.0, 251.6, id="RTX PRO 6000"),
+    pytest.param(QWEN_30B_A3B, "vulkan", 256.0, 86.1, id="Strix Halo"),
+]
+
+
+@pytest.mark.parametrize(("work", "kind", "gb_s", "measured"), PUBLISHED)
+def test_published_results_lie_in_the_interval(work: Work, kind: str, gb_s: float, measured: float) -> None:
+    speed = predict_work(work, [lane(kind, gb_s)])
+    assert speed.decode_low is not None
+    assert speed.decode_high is not None
+    assert speed.decode_low <= measured <= speed.decode_high
+
+
+def test_a_tiny_model_is_bound_by_layers_not_bytes() -> None:
+    """8 MB over 8 layers on two cores: 0.2 ms of reading, and most of a millisecond of everything else."""
+    work = Work((DeviceWork("CPU", (read(0.008, 8.5, "Q8_0"),), n_layers=8, n_moe=8),))
+    tok_s = decode(work, Lane("CPU", "cpu", 40 * GB, measured=True, n_threads=2))
+    assert 300 < tok_s < 2000
+
+
+# --- what must hold -----------------------------------------------------------------------------------------
+
+KINDS = st.sampled_from(sorted(load_constants().kernels))
+QUANTS = st.sampled_from(["F16", "Q8_0", "Q6_K", "Q4_K", "Q4_0", "MXFP4", "IQ4_XS", "IQ2_XS"])
+
+
+@given(kind=KINDS, quant=QUANTS, billions=st.floats(0.1, 100.0), factor=st.floats(1.0, 4.0))
+def test_more_to_read_is_never_faster(kind: str, quant: str, billions: float, factor: float) -> None:
+    small, large = whole(read(billions, 4.0, quant)), whole(read(billions * factor, 4.0, quant))
+    where = lane(kind, 300.0, n_threads=8)
+    assert decode(large, where) <= decode(small, where)
+    assert prompt(large, where) <= prompt(small, where)
+
+
+@given(kind=KINDS, quant=QUANTS, gb_s=st.floats(10.0, 3000.0), factor=st.floats(1.0, 4.0))
+def test_more_bandwidth_is_never_slower(kind: str, quant: str, gb_s: float, factor: float) -> None:
+    work = whole(read(7.0, 4.5, quant))
+    assert decode(work, lane(kind, gb_s * factor)) >= decode(work, lane(kind, gb_s))
+    assert prompt(work, lane(kind, gb_s * factor)) >= prompt(work, lane(kind, gb_s))
+
+
+@given(kind=KINDS, depth=st.integers(0, 100_000), more=st.integers(1, 100_000))
+def test_depth_slows_down_and_a_window_stops_it(kind: str, depth: int, more: int) -> None:
+    full, sliding = Cache(131072.0, 0, 524288.0), Cache(131072.0, 1024, 524288.0)
+    deep = whole(read(7.0, 4.5), caches=(full,))
+    assert decode(deep, lane(kind), depth=depth + more) < decode(deep, lane(kind), depth=depth)
+    window = whole(read(7.0, 4.5), caches=(sliding,))
+    assert decode(window, lane(kind), depth=1024 + more) == decode(window, lane(kind), depth=1024)
+
+
+@given(kind=KINDS, gb_s=st.floats(10.0, 3000.0))
+def test_the_interval_holds_the_prediction(kind: str, gb_s: float) -> None:
+    speed = predict_work(LLAMA_8B, [lane(kind, gb_s)])
+    assert speed.decode_low < speed.decode_tok_s < speed.decode_high  # type: ignore[operator]
+    assert speed.prompt_low < speed.prompt_tok_s < speed.prompt_high  # type: ignore[operator]
+
+
+@given(n_tokens=st.integers(1, 4096))
+def test_a_batch_touches_at_most_all_experts(n_tokens: int) -> None:
+    experts = read(28.99, 4.85, used=8 / 128)
+    assert experts.n_bytes * 0.999 <= touched_bytes(experts, n_tokens) <= experts.held_bytes
+    assert touched_bytes(read(1.0, 8.0), n_tokens) == pytest.approx(1e9)
+
+
+def test_larger_batches_read_prompts_of_a_mixture_faster() -> None:
+    assert prompt(QWEN_30B_A3B, lane(), n_prompt=2048, n_ubatch=2048) > prompt(QWEN_30B_A3B, lane())
+
+
+def test_few_threads_can_be_slower_than_the_memory() -> None:
+    work = whole(read(7.0, 4.5))
+    one, many = (lane("cpu", 400.0, measured=True, n_threads=n) for n in (1, 64))
+    assert decode(work, one) < decode(work, many) / 3
+
+
+def test_data_sheets_promise_more_ram_than_can_be_measured() -> None:
+    work = whole(read(7.0, 4.5))
+    sheet, measured = (lane("cpu", 80.0, measured=m, n_threads=16) for m in (False, True))
+    assert decode(work, sheet) < decode(work, measured)
+
+
+# --- what is unknown ----------------------------------------------------------------------------------------
+
+
+def test_unknown_bandwidth_is_no_guess() -> None:
+    speed = predict_work(LLAMA_8B, [Lane("D", "cuda", None)])
+    assert (speed.decode_tok_s, speed.prompt_tok_s, speed.decode_low, speed.prompt_high) == (None,) * 4
+    assert "memory bandwidth of D is unknown" in speed.missing
+
+
+def test_a_device_that_is_not_there_is_unknown_too() -> None:
+    assert "unknown" in predict_work(LLAMA_8B, []).missing
+
+
+EXPERTS_IN_RAM = Work(
+    (
+        DeviceWork("D", (read(1.2, 5.0),), n_layers=48, n_moe=48),
+        DeviceWork("CPU", (read(29.0, 4.85, used=1 / 16),)),
+    ),
+    n_hops=97,
+)
+
+
+def test_an_unknown_link_leaves_only_the_prompt_open() -> None:
+    ram = Lane("CPU", "cpu", 60 * GB, measured=True, n_threads=8)
+    speed = predict_work(EXPERTS_IN_RAM, [lane(), ram])
+    assert speed.decode_tok_s is not None
+    assert speed.prompt_tok_s is None
+    assert "link between RAM and D is unknown" in speed.missing
+    assert predict_work(EXPERTS_IN_RAM, [lane(link_bytes_s=16 * GB), ram]).prompt_tok_s is not None
+
+
+def test_experts_in_ram_cross_the_link_in_prompts() -> None:
+    ram = Lane("CPU", "cpu", 60 * GB, measured=True, n_threads=8)
+    slow, fast = (prompt(EXPERTS_IN_RAM, lane(link_bytes_s=gb_s * GB), ram) for gb_s in (8, 32))
+    assert slow < fast / 2
+
+
+def test_experts_in_ram_as_published() -> None:
+    """Qwen3-30B-A3B Q4_K_M, experts of 40 of 48 layers in RAM: a Quadro RTX 5000 (448 GB/s, PCIe 3.0 x16) and
+    two channels of DDR5-4000 gave 37.0 tok/s and 265 tok/s of prompt."""
+    work = Work(
+        (
+            DeviceWork("D", (read(1.23, 5.2), read(28.99 / 6, 4.85, used=1 / 16)), n_layers=48, n_moe=48),
+            DeviceWork("CPU", (read(28.99 * 5 / 6, 4.85, used=1 / 16),)),
+        ),
+        n_hops=81,
+    )
+    lanes = [lane("cuda", 448.0, link_bytes_s=15.75 * GB), Lane("CPU", "cpu", 64 * GB, n_threads=6)]
+    speed = predict_work(work, lanes)
+    assert speed.decode_low <= 37.0 <= speed.decode_high  # type: ignore[operator]
+    assert speed.prompt_low <= 265 <= speed.prompt_high  # type: ignore[operator]
+
+
+# --- names --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "description", "kind"),
+    [
+        ("CPU", "", "cpu"),
+        ("CUDA0", "NVIDIA GeForce RTX 3090", "cuda"),
+        ("CUDA1", "NVIDIA H100 80GB HBM3", "cuda_hbm"),
+        ("CUDA0", "NVIDIA RTX A6000", "cuda"),
+        ("ROCm0", "AMD Radeon RX 7900 XTX", "rocm"),
+        ("Vulkan3", "", "vulkan"),
+        ("MTL0", "Apple M3 Max", "metal"),
+        ("Metal", "", "metal"),
+        ("RPC0", "", "rpc"),
+        ("SYCL0", "", "other"),
+        ("", "", "other"),
+    ],
+)
+def test_kinds_of_devices(name: str, description: str, kind: str) -> None:
+    assert lane_kind(name, description) == kind
+
+
+@pytest.mark.parametrize(
+    ("quant", "group"),
+    [
+        ("BF16", "float"),
+        ("Q8_0", "simple"),
+        ("MXFP4", "simple"),
+        ("Q6_K", "k"),
+        ("IQ4_XS", "k"),
+        ("IQ2_XS", "iq"),
+    ],
+)
+def test_groups_of_types(quant: str, group: str) -> None:
+    assert quant_group(quant) == group
+
+
+# --- from a header ------------------------------------------------------------------------------------------
+
+
+def load(name: str) -> anatomy.Anatomy:
+    return anatomy.make_anatomy(gguf.open_header(HEADERS / f"{name}.gguf.hdr"))
+
+
+CPU = Device("CPU", "a CPU", "cpu", 64 << 30, 60 << 30, 50 * GB, "measured")
+CARD = Device("CUDA0", "NVIDIA GeForce RTX 3090", "gpu", 24 << 30, 23 << 30, 936 * GB, "nvml", 25 * GB)
+MACHINE = Machine((CPU, CARD), "a CPU", 8, 8, 64 << 30, 60 << 30, 1 << 40, "linux", "x86_64")
+ALL = Settings(devices=("CUDA0",), n_gpu_layers=999)
+EXPERTS = replace(ALL, tensor_overrides=(TensorOverride(r"ffn_(up|down|gate)_exps", "CPU"),))
+
+
+def where(model: anatomy.Anatomy, settings: Settings) -> Where:
+    placement = make_placement(model, settings, MACHINE.devices)
+    return Where(place_tensors(model, settings, MACHINE.devices), placement.layers, placement.output)
+
+
+@pytest.mark.parametrize("name", ["Qwen3-30B-A3B-Q4_K_M", "Qwen3.5-35B-A3B-Q4_K_M", "gpt-oss-20b-MXFP4"])
+def test_all_bytes_of_a_token_are_read(name: str) -> None:
+    model = load(name)
+    for settings in (Settings(), ALL, EXPERTS, replace(ALL, n_gpu_layers=10)):
+        work = make_work(model, settings, where(model, settings))
+        total = sum(read.n_bytes for share in work.devices for read in share.reads)
+        assert total == pytest.approx(model.bytes_per_token, rel=0.001)
+        assert sum(share.n_layers for share in work.devices) == model.n_layer
+        assert sum(share.n_moe for share in work.devices) == model.n_layer_moe
+
+
+def test_hops_are_counted_where_experts_lie_in_ram() -> None:
+    model = load("Qwen3-30B-A3B-Q4_K_M")
+    assert make_work(model, Settings(), where(model, Settings())).n_hops == 0
+    assert make_work(model, ALL, where(model, ALL)).n_hops == 1
+    assert make_work(model, EXPERTS, where(model, EXPERTS)).n_hops == 1 + 2 * model.n_layer_moe
+
+
+def test_placements_in_their_order() -> None:
+    """All on the card is fastest, then experts in RAM, then all in RAM; a header.s prediction is whole."""
+    model = load("Qwen3-30B-A3B-Q4_K_M")
+    speeds = [predict_speed(model, s, where(model, s), MACHINE) for s in (ALL, EXPERTS, Settings())]
+    rates = [speed.decode_tok_s or 0.0 for speed in speeds]
+    assert rates == sorted(rates, reverse=True)
+    assert 100 < rates[0] < 250
+    assert all(speed.missing == "" and "no calibration" in speed.basis for speed in speeds)
+
+
+def test_fewer_experts_are_faster() -> None:
+    model = load("Qwen3-30B-A3B-Q4_K_M")
+    half = replace(ALL, experts=4)
+    fewer, all_of_them = (predict_speed(model, s, where(model, s), MACHINE) for s in (half, ALL))
+    assert fewer.decode_tok_s > all_of_them.decode_tok_s  # type: ignore[operator]
+
+
+def test_narrow_caches_help_at_depth() -> None:
+    model = load("Qwen3-30B-A3B-Q4_K_M")
+    narrow = replace(ALL, type_k="q8_0", type_v="q8_0")
+    at = Load(depth=30_000)
+    wide_speed, narrow_speed = (
+        predict_speed(model, s, where(model, s), MACHINE, load=at).decode_tok_s for s in (ALL, narrow)
+    )
+    assert narrow_speed > wide_speed  # type: ignore[operator]
+
+
+def test_lanes_of_a_machine() -> None:
+    cpu, card = make_lanes(MACHINE, n_threads=4)
+    assert (cpu.kind, cpu.measured, cpu.n_threads) == ("cpu", True, 4)
+    assert (card.kind, card.measured, card.link_bytes_s) == ("cuda", False, 25 * GB)
+    assert make_lanes(MACHINE)[0].n_threads == MACHINE.n_threads
+
+
+# --- calibration --------------------------------------------------------------------------------------------
+
+SPEED = Speed(100.0, 75.0, 130.0, 1000.0, 500.0, 1600.0)
+TARGET = Target("here", "qwen3moe", "Q4_K_M", ("CPU",))
+
+
+def run(ratio: float, **more: object) -> Calibration:
+    record = Calibration("here", "qwen3moe", "Q4_K_M", ("CPU",), 100.0, 100.0 * ratio, 1000.0, 500.0)
+    return replace(record, **more)  # type: ignore[arg-type]
+
+
+def test_without_runs_nothing_changes() -> None:
+    assert calibrate(SPEED, TARGET, []) == SPEED
+    assert calibrate(SPEED, TARGET, [run(2.0, fingerprint="elsewhere")]) == SPEED
+
+
+def test_runs_of_the_same_model_come_close_to_what_was_measured() -> None:
+    speed = calibrate(SPEED, TARGET, [run(0.7)])
+    assert speed.decode_tok_s == pytest.approx(70, rel=0.03)
+    assert "1 run on this machine" in speed.basis
+    assert calibrate(SPEED, TARGET, [run(0.7)] * 3).decode_tok_s == pytest.approx(70, rel=0.01)
+
+
+def test_runs_of_another_model_count_for_less() -> None:
+    other = {"arch": "llama", "quant": "Q8_0", "devices": ("CUDA0",)}
+    near = calibrate(SPEED, TARGET, [run(0.5)]).decode_tok_s
+    far = calibrate(SPEED, TARGET, [run(0.5, **other)]).decode_tok_s
+    assert near < far < 100  # type: ignore[operator]
+
+
+@given(ratios=st.lists(st.floats(0.2, 5.0), min_size=1, max_size=8))
+def test_calibration_stays_within_what_was_measured_and_narrows(ratios: list[float]) -> None:
+    speed = calibrate(SPEED, TARGET, [run(ratio) for ratio in ratios])
+    assert speed.decode_tok_s is not None
+    assert min(*ratios, 1.0) * 99.9 <= speed.decode_tok_s <= max(*ratios, 1.0) * 100.1
+    assert speed.decode_high / speed.decode_low <= 130 / 75  # type: ignore[operator]
+
+
+def test_an_unknown_speed_stays_unknown() -> None:
+    unknown = Speed(None, None, None, None, None, None, missing="no bandwidth")
+    speed = calibrate(unknown, TARGET, [run(1.0)])
+    assert speed.decode_tok_s is None
+    assert speed.missing == "no bandwidth"
+
+
+def test_a_target_names_where_the_model_lies() -> None:
+    model = load("OLMoE-1B-7B-Q4_K_M")
+    assert make_target(model, ALL, MACHINE).devices == ("CUDA0",)
+    assert make_target(model, Settings(), MACHINE).devices == ("CPU",)
