@@ -41,8 +41,9 @@ def _row(opened: Opened, plan: Plan, samples: SpeedSamples, test_time: str) -> B
     build = read_build()
     settings, anatomy = plan.settings, opened.anatomy
     gpus = [device for device in plan.machine.devices if device.name in settings.devices]
-    speed = plan.predict(Load(samples.test.n_prompt or 512, samples.test.n_depth, settings.n_ubatch))
-    predicted, low, high = _predicted(speed, is_prompt=samples.test.n_prompt > 0)
+    test = samples.test
+    load = Load(n_prompt=test.n_prompt or 512, n_ubatch=settings.n_ubatch, depth=test.n_depth)
+    predicted, low, high = _predicted(plan.predict(load), is_prompt=test.n_prompt > 0)
     return BenchRow(
         model_filename=str(opened.model.paths[0]),
         model_type=f"{anatomy.name} {anatomy.quant}",
