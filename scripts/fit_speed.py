@@ -46,14 +46,14 @@ class Constant:
 
 DECODE = (
     Constant("read_share", 0.80, 0.15, 0.12),
-    Constant("routed_share", 0.60, 0.30, 0.20),
+    Constant("routed_share", 0.80, 0.15, 0.12),
     Constant("cache_share", 0.50, 0.50, 0.30),
     Constant("attention_bytes", 0.03, 0.80, 0.60),
     Constant("unpack_simple", 0.02, 0.50, 0.30),
     Constant("unpack_k", 0.06, 0.50, 0.40),
     Constant("unpack_iq", 0.12, 0.50, 0.40),
     Constant("layer_s", 30e-6, 0.70, 0.50),
-    Constant("moe_layer_s", 20e-6, 0.70, 0.50),
+    Constant("moe_layer_s", 50e-6, 0.70, 0.50),
     Constant("recurrent_layer_s", 20e-6, 0.70, 0.50),
     Constant("token_s", 300e-6, 0.70, 0.50),
     Constant("hop_s", 25e-6, 0.50, 0.30),

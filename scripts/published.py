@@ -331,18 +331,19 @@ class File:
 _WIDE = Bits("Q8_0", 8.5)
 
 
-def make_file(shape: Shape, quant: str, size_bytes: float) -> File:
+def make_file(shape: Shape, quant: str, size_bytes: float, date: str) -> File:
     """What a file's size says about its weights.
 
     The output matrix is Q6_K in K- and I-quants, and like the rest in wider ones. Two kinds of mixtures keep
-    their always-read weights at 8 bits: Unsloth's dynamic quants (UD, _XL) and MXFP4 files.
+    their always-read weights at 8 bits: MXFP4 files, and Unsloth's dynamic quants (UD, _XL) since 2026.
     """
     average = 8 * size_bytes / (shape.total * 1e9)
     kind = quant_type(quant) or "Q4_K"
     if average > 7:
         return File(Bits(kind, average), Bits(kind, average), Bits(kind, average))
     output = Bits("Q6_K", 6.5625)
-    if shape.routed and (kind == "MXFP4" or "UD-" in quant or "_XL" in quant):
+    dynamic = ("UD-" in quant or "_XL" in quant) and not date.startswith("2025")
+    if shape.routed and (kind == "MXFP4" or dynamic):
         experts = (average * shape.total - 8.5 * (shape.total - shape.routed)) / shape.routed
         return File(_WIDE, _WIDE, Bits(kind, max(1.6, experts)))
     rest = (average * shape.total - output.bits * shape.output) / (shape.total - shape.output)
@@ -424,7 +425,7 @@ def make_row(
     split = _split(record, shapes[model], size)
     if split is None:
         return "split between devices not stated, or larger than the memory"
-    shape, file = shapes[model], make_file(shapes[model], record["quant"], size)
+    shape, file = shapes[model], make_file(shapes[model], record["quant"], size, record["date"])
     kv_bytes = {"q8_0": 34 / 32, "q4_0": 18 / 32}.get(record["kv_type"], 2.0)
     work = make_work(shape, file, split, lanes, kv_bytes)
     if len({share.device for share in work.devices}) > len(lanes):
