@@ -8,6 +8,7 @@ from moetool.anatomy.layers import CacheRow, Layer
 from moetool.anatomy.model import (
     Anatomy,
     RoledTensor,
+    Sparse,
     effective_size,
     kv_bytes_per_token,
     make_anatomy,
@@ -22,6 +23,7 @@ __all__ = [
     "Layer",
     "Role",
     "RoledTensor",
+    "Sparse",
     "effective_size",
     "kv_bytes_per_token",
     "make_anatomy",

@@ -104,3 +104,9 @@ ROWS_CHOSEN_AT_END = {
 
 # Architectures that norm values too, with nothing that a tensor would tell.
 NORMED_VALUES = frozenset({"gemma3n", "gemma4"})
+
+# Architectures whose indexer keys are rotated in any case (src/llama-kv-cache.cpp).
+ROTATED_INDEX = frozenset({"deepseek32", "deepseek4", "dots3note", "glm-dsa"})
+
+# Architectures that llama.cpp runs without flash attention, whatever is asked for (src/llama-context.cpp).
+NO_FLASH_ATTENTION = frozenset({"grok"})

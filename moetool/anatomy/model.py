@@ -38,6 +38,21 @@ class RoledTensor:
 
 
 @dataclass(frozen=True)
+class Sparse:
+    """How a sparse attention chooses cells: `n_head` small heads of `key` values score them, `top_k` pass.
+
+    `pool` and `ratio` tokens share one score, `block` cells are chosen together (0: each by itself).
+    """
+
+    n_head: int
+    key: int
+    top_k: int
+    pool: int
+    block: int
+    ratio: int
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """A model, as its header describes it.
 
@@ -46,7 +61,8 @@ class Anatomy:
     rows of the embedding that are merely looked up (a tied embedding counts, as the output matrix it is too);
     not the next-token layers and not the vision experts. `bytes_per_token` are the bytes of the same tensors,
     plus the looked-up rows: what decoding one token must read besides caches. `n_layer` leaves the next-token
-    layers out; `layers` holds them too, marked `mtp`.
+    layers out; `layers` holds them too, marked `mtp`. `n_streams` copies of the residual stream run through
+    models with hyper-connections, one through others; a token has `n_positions` for its rope.
     """
 
     name: str
@@ -75,6 +91,8 @@ class Anatomy:
     has_mtp_tensors: bool
     causal: bool
     n_positions: int
+    n_streams: int
+    sparse: Sparse | None
 
     @property
     def bits_per_weight(self) -> float:
@@ -130,6 +148,8 @@ def make_anatomy(header: Header, file_bytes: int | None = None) -> Anatomy:
         tied=tied,
         has_mtp_tensors=any(t.role == "mtp" for t in tensors),
         n_positions=_positions(metadata),
+        n_streams=max(1, metadata.number("hyper_connection.count")),
+        sparse=_sparse(metadata, tensors),
         causal=header.get_bool(f"{header.arch}.attention.causal", True) and header.arch not in facts.NO_CACHE,
     )
 
@@ -191,6 +211,19 @@ def _vocabulary(header: Header, metadata: Metadata) -> int:
 def _shared_experts(metadata: Metadata, params: Mapping[Role, int]) -> int:
     """How many experts every token passes through; one where only their width is told."""
     return metadata.number("expert_shared_count") or (1 if params.get("shared experts") else 0)
+
+
+def _sparse(metadata: Metadata, tensors: Sequence[RoledTensor]) -> Sparse | None:
+    if not any(".indexer." in t.info.name for t in tensors):
+        return None
+    return Sparse(
+        n_head=metadata.number("attention.indexer.head_count"),
+        key=metadata.number("attention.indexer.key_length"),
+        top_k=metadata.number("attention.indexer.top_k"),
+        pool=metadata.number("attention.indexer.kpool"),
+        block=metadata.number("attention.indexer.block_size"),
+        ratio=max(metadata.array("attention.compress_ratios") or (0,)),
+    )
 
 
 def _positions(metadata: Metadata) -> int:

@@ -6,8 +6,10 @@ The order of steps and what may be computed in place follow build_attn, build_ff
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from moetool.anatomy import Sparse
 from moetool.memory.shapes import Shapes
 from moetool.memory.tape import Tape
 
@@ -17,7 +19,8 @@ class Inputs:
     """Numbers of the steps that hold what all layers read, and what the settings say about the cache.
 
     `masks`, `k_indices` and `v_indices` are by kind of cache (see `cache_kind`). `cells` are those of each
-    cache. `rotated`: quantized caches are stored rotated.
+    cache. Quantized caches are stored rotated, by the matrices `rotation_…`. Of sparse attention, `leafs` are
+    rows of zeros, one for each layer, and `chosen` the cells that the last indexer chose.
     """
 
     positions: int
@@ -28,6 +31,10 @@ class Inputs:
     out_rows: int
     copy_rows: int
     normed_values: bool
+    sparse: Sparse | None
+    leafs: list[int]
+    chosen: dict[str, int]
+    rotation_index: int | None
     rotation_k: int | None
     rotation_v: int | None
     flash_attn: bool
@@ -49,12 +56,21 @@ def linear(tape: Tape, shapes: Shapes, x: int, name: str) -> int:
 # --- attention ----------------------------------------------------------------------------------------------
 
 
-def attention(tape: Tape, shapes: Shapes, x: int, inputs: Inputs, kind: str) -> int:
-    """Attention over the cache, up to and with the output product. `x` is normed."""
+Chooser = Callable[[Tape, Shapes, int, int, Inputs], int]
+
+
+def attention(
+    tape: Tape, shapes: Shapes, x: int, inputs: Inputs, kind: str, choose: Chooser | None = None
+) -> int:
+    """Attention over the cache, up to and with the output product. `x` is normed.
+
+    `choose` writes down a mask of its own, for attention that looks at some cells only.
+    """
     q, k, v, gate = _queries(tape, shapes, x, inputs)
     _store(tape, inputs, kind, k, v)
     layer = shapes.layer
-    attended = _attend(tape, inputs, kind, q, layer.n_head, layer.head_v)
+    mask = choose(tape, shapes, x, x, inputs) if choose else inputs.masks[kind]
+    attended = _attend(tape, inputs, kind, q, mask, layer.n_head * layer.head_v, layer.n_head)
     attended = _rotated(tape, attended, inputs.rotation_v)
     if gate is not None or (shapes.has("attn_gate") and not shapes.has("ssm_out")):
         attended = _gated(tape, shapes, x, attended, gate)
@@ -128,14 +144,13 @@ def _store(tape: Tape, inputs: Inputs, kind: str, k: int | None, v: int | None) 
         tape.raw(0, v, inputs.v_indices[kind])
 
 
-def _attend(tape: Tape, inputs: Inputs, kind: str, q: int, n_head: int, head_v: int) -> int:
-    mask = inputs.masks[kind]
+def _attend(tape: Tape, inputs: Inputs, kind: str, q: int, mask: int, width: int, n_head: int) -> int:
     if inputs.flash_attn:
-        return tape.new(n_head * head_v, q, mask)
+        return tape.new(width, q, mask)
     scores = tape.new(n_head * inputs.cells[kind], q)
     weights = tape.over(scores, mask)
-    mixed = tape.new(n_head * head_v, weights)
-    return tape.new(n_head * head_v, mixed)
+    mixed = tape.new(width, weights)
+    return tape.new(width, mixed)
 
 
 def _gated(tape: Tape, shapes: Shapes, x: int, attended: int, gate: int | None) -> int:
@@ -146,36 +161,41 @@ def _gated(tape: Tape, shapes: Shapes, x: int, attended: int, gate: int | None) 
     return tape.over(tape.view(attended), tape.over(width))
 
 
-def mla(tape: Tape, shapes: Shapes, x: int, inputs: Inputs, kind: str) -> int:
+def mla(tape: Tape, shapes: Shapes, x: int, inputs: Inputs, kind: str, choose: Chooser | None = None) -> int:
     """Multi-head latent attention with absorbed matrices: one compressed row for all heads."""
     layer = shapes.layer
     latent, row = layer.head_v, layer.head_k
-    q = _mla_queries(tape, shapes, x, inputs)
+    low, q = _mla_queries(tape, shapes, x, inputs)
     compressed = linear(tape, shapes, x, "attn_kv_a_mqa")
     k = tape.new(latent, tape.view(compressed))
     if row > latent:
         turned = tape.new(row - latent, tape.view(compressed), inputs.positions)
         k = tape.new(row, k, turned)
     tape.raw(0, k, inputs.k_indices[kind])
-    attended = _attend(tape, inputs, kind, q, layer.n_head, latent)
+    mask = choose(tape, shapes, x, low, inputs) if choose else inputs.masks[kind]
+    attended = _attend(tape, inputs, kind, q, mask, layer.n_head * latent, layer.n_head)
     width = shapes.into("attn_output")
-    expanded = tape.product(width, attended)
-    return linear(tape, shapes, tape.new(width, expanded), "attn_output")
+    attended = tape.new(width, tape.product(width, attended))
+    if shapes.has("attn_gate"):
+        attended = _gated(tape, shapes, x, attended, None)
+    return linear(tape, shapes, attended, "attn_output")
 
 
-def _mla_queries(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
-    """Queries in the compressed space: the part without position absorbed, the other turned."""
+def _mla_queries(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> tuple[int, int]:
+    """Low-rank queries, and queries in the compressed space: one part absorbed, the other turned."""
     layer = shapes.layer
     latent, row = layer.head_v, layer.head_k
+    low = x
     if shapes.has("attn_q_a"):
-        q = linear(tape, shapes, tape.over(linear(tape, shapes, x, "attn_q_a")), "attn_q_b")
+        low = tape.over(linear(tape, shapes, x, "attn_q_a"))
+        q = linear(tape, shapes, low, "attn_q_b")
     else:
         q = linear(tape, shapes, x, "attn_q")
     absorbed = tape.product(layer.n_head * latent, tape.view(q))
     if row <= latent:
-        return absorbed
+        return low, absorbed
     turned = tape.new(layer.n_head * (row - latent), tape.view(q), inputs.positions)
-    return tape.new(layer.n_head * row, absorbed, turned)
+    return low, tape.new(layer.n_head * row, absorbed, turned)
 
 
 # --- feeding forward ----------------------------------------------------------------------------------------

@@ -12,11 +12,19 @@ from moetool.anatomy import Anatomy, facts
 from moetool.anatomy.layers import CacheRow
 from moetool.machine import Device
 from moetool.memory.allocator import peak_bytes
-from moetool.memory.blocks import Inputs, attention, dense_ffn, mla, moe_ffn, norm
+from moetool.memory.blocks import Chooser, Inputs, attention, dense_ffn, mla, moe_ffn, norm
 from moetool.memory.caches import Cells, cache_type, make_cells, row_cells
 from moetool.memory.placement import make_placement, override_of
 from moetool.memory.recurrent import recurrent
 from moetool.memory.shapes import Shapes, make_shapes
+from moetool.memory.sparse import (
+    block_mask,
+    chosen_mask,
+    compressed_attention,
+    has_indexer,
+    pooled_mask,
+    store_index,
+)
 from moetool.memory.tape import Tape
 from moetool.settings import Settings
 
@@ -34,6 +42,8 @@ def compute_bytes(anatomy: Anatomy, settings: Settings, devices: Sequence[Device
     shapes = make_shapes(anatomy)
     n_out = min(settings.n_outputs_max or tokens, tokens)
     x = _embedding(tape, anatomy, placement.cpu)
+    if anatomy.n_streams > 1:
+        x = tape.new(anatomy.n_streams * anatomy.n_embd, x)
     inputs = _inputs(tape, anatomy, settings, cells, placement.cpu, n_out)
     homes = [(placement.layers[s.layer.index], inputs.expert_device.get(s.layer.index)) for s in shapes]
     run = _sample(shapes, homes)
@@ -106,6 +116,10 @@ def _inputs(tape: Tape, anatomy: Anatomy, settings: Settings, cells: Cells, cpu:
         cells=sizes,
         out_rows=tape.input(4 * n_out, cpu),
         copy_rows=tape.input(4 * cells.n_seq, cpu) if recurs else -1,
+        sparse=anatomy.sparse,
+        leafs=_leafs(tape, anatomy, sizes, cpu),
+        chosen={},
+        rotation_index=_index_rotation(tape, anatomy, cpu),
         normed_values=anatomy.arch in facts.NORMED_VALUES,
         rotation_k=_rotation(tape, anatomy, settings.type_k, "k", cpu),
         rotation_v=_rotation(tape, anatomy, settings.type_v, "v", cpu),
@@ -114,6 +128,24 @@ def _inputs(tape: Tape, anatomy: Anatomy, settings: Settings, cells: Cells, cpu:
         experts=settings.experts,
         expert_device=_expert_devices(anatomy, settings),
     )
+
+
+def _leafs(tape: Tape, anatomy: Anatomy, cells: dict[str, int], cpu: str) -> list[int]:
+    """Rows of zeros that sparse attention writes into its mask: made for all layers before anything runs."""
+    if anatomy.sparse is None or not anatomy.sparse.top_k or anatomy.sparse.block or anatomy.sparse.pool:
+        return []
+    layers = [layer for layer in anatomy.layers if layer.cache and not layer.mtp]
+    kind = "ratio 4" if "ratio 4" in cells else "full"
+    wanted = sum(any(cache_kind(row) == kind for row in layer.cache) for layer in layers)
+    count = min(anatomy.sparse.top_k, cells.get(kind, 0))
+    return [tape.input(4 * count * tape.tokens, cpu) for _ in range(wanted)]
+
+
+def _index_rotation(tape: Tape, anatomy: Anatomy, cpu: str) -> int | None:
+    """DeepSeek's indexers rotate their keys whatever the cache's type."""
+    if anatomy.sparse is None or anatomy.arch not in facts.ROTATED_INDEX:
+        return None
+    return tape.input(4 * anatomy.sparse.key**2, cpu)
 
 
 def _rotation(tape: Tape, anatomy: Anatomy, type_name: str, which: str, cpu: str) -> int | None:
@@ -150,6 +182,8 @@ def _expert_devices(anatomy: Anatomy, settings: Settings) -> dict[int, str]:
 
 def _layer(tape: Tape, shapes: Shapes, x: int, inputs: Inputs, n_out: int | None) -> int:
     """One layer; with `n_out`, only so many rows go on behind the attention."""
+    if shapes.has("hc_attn_fn", "hc_attn_down"):
+        return _streamed_layer(tape, shapes, x, inputs)
     normed = norm(tape, shapes, x, "attn_norm")
     mixed = _mix(tape, shapes, normed, inputs)
     if mixed is None:
@@ -170,6 +204,23 @@ def _layer(tape: Tape, shapes: Shapes, x: int, inputs: Inputs, n_out: int | None
     return tape.norm(x) if shapes.has("layer_output_scale") else x
 
 
+def _streamed_layer(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
+    """A layer with hyper-connections: each part reads one mix of the streams and writes into all of them."""
+    for part in ("attn", "ffn"):
+        normed = tape.like(tape.view(x))
+        gates = tape.product(shapes.out(f"hc_{part}_fn") or shapes.out(f"hc_{part}_down"), normed)
+        if shapes.has(f"hc_{part}_up"):
+            wide = tape.product(shapes.out(f"hc_{part}_up"), gates)
+            one = tape.new(shapes.n_embd, normed, wide)
+        else:
+            one = tape.new(shapes.n_embd, x, gates)
+        one = norm(tape, shapes, one, f"{part}_norm")
+        made = _mix(tape, shapes, one, inputs) if part == "attn" else _feed(tape, shapes, one, inputs)
+        assert made is not None
+        x = tape.like(x, made, gates, *((normed,) if shapes.has(f"hc_{part}_up") else ()))
+    return x
+
+
 def _mix(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int | None:
     layer = shapes.layer
     if layer.mixer == "none" or not shapes.parts:
@@ -182,9 +233,22 @@ def _mix(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int | None:
             if layer.mixer == "recurrent"
             else tape.over(attention(tape, shapes, x, inputs, kind), mixed)
         )
+    if shapes.has("attn_kv"):
+        return compressed_attention(tape, shapes, x, inputs)
+    store_index(tape, shapes, x, inputs)
+    choose = _chooser(shapes, inputs, kind)
     if shapes.has("attn_kv_a_mqa") and shapes.has("attn_k_b"):
-        return mla(tape, shapes, x, inputs, kind)
-    return attention(tape, shapes, x, inputs, kind)
+        return mla(tape, shapes, x, inputs, kind, choose)
+    return attention(tape, shapes, x, inputs, kind, choose)
+
+
+def _chooser(shapes: Shapes, inputs: Inputs, kind: str) -> Chooser | None:
+    """What narrows the mask in sparse attention; layers without an indexer use the last one's choice."""
+    if inputs.sparse is None or kind != "full" or not inputs.sparse.top_k:
+        return None
+    if shapes.has("indexer.q_proj"):
+        return block_mask if inputs.sparse.block else pooled_mask
+    return chosen_mask if has_indexer(shapes) or inputs.chosen else None
 
 
 def _choose_rows(
