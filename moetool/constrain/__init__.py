@@ -8,6 +8,7 @@ logits were computed or who samples; a vocabulary arrives as plain data, never a
 room that imports llguidance, and only when it is used.
 """
 
+from moetool.constrain.closing import closing_bytes
 from moetool.constrain.constraint import Constraint
 from moetool.constrain.grammar import grammar_names, parse_choice, parse_grammar, parse_regex
 from moetool.constrain.matcher import Matcher, make_matcher
@@ -20,6 +21,7 @@ __all__ = [
     "Refusal",
     "TokenTable",
     "Tokenizer",
+    "closing_bytes",
     "find_refusal",
     "grammar_names",
     "make_matcher",

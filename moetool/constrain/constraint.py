@@ -33,9 +33,15 @@ def read_source(path: Path) -> str:
             data = stream.read(MAX_SOURCE_BYTES + 1)
         text = data.decode()
     except FileNotFoundError as error:
-        raise NotFound(f"There is no file {path}.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConstraintError(f"{path} cannot be read as text: {error}.") from error
+        raise NotFound(f"There is no file {shown(path)}.") from error
+    # ValueError: not UTF-8, or a path with a NUL in it.
+    except (OSError, ValueError) as error:
+        raise ConstraintError(f"{shown(path)} cannot be read as text.", f"The reason: {error}.") from error
     if len(data) > MAX_SOURCE_BYTES:
-        raise ConstraintError(f"{path} is larger than {MAX_SOURCE_BYTES >> 20} MiB.")
+        raise ConstraintError(f"{shown(path)} is larger than {MAX_SOURCE_BYTES >> 20} MiB.")
     return text
+
+
+def shown(path: Path) -> str:
+    """A path in a sentence: what cannot be printed is escaped."""
+    return str(path) if str(path).isprintable() else ascii(str(path))

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moetool.assets import grammar_dir
-from moetool.constrain.constraint import Constraint, read_source
-from moetool.constrain.library import compile_error, first_line, llguidance, regex_reason
+from moetool.constrain.constraint import Constraint, read_source, shown
+from moetool.constrain.library import compile_error, first_line, llguidance, reason
 from moetool.errors import ConstraintError, NotFound
 
 
@@ -34,7 +34,7 @@ def parse_regex(pattern: str) -> Constraint:
     error = compile_error(grammar)
     if error:
         raise ConstraintError(
-            f"The regular expression {pattern!r} cannot be used: {regex_reason(error)}.",
+            f"The regular expression {pattern!r} cannot be used: {reason(error)}.",
             "Look-around, back-references and \\b are not available; ^ and $ are implied.",
         )
     return Constraint("regex", pattern, grammar, "", "regular expression")
@@ -98,12 +98,14 @@ def _as_lark(text: str, title: str) -> str:
 def _raise_on_grammar_error(grammar: str, title: str) -> None:
     error = compile_error(grammar)
     if error:
-        raise ConstraintError(f"The grammar {title!r} cannot be compiled: {first_line(error)}.")
+        raise ConstraintError(f"The grammar {title!r} cannot be compiled: {reason(error)}.")
 
 
 def _unknown_grammar(wanted: str) -> Exception:
     if "/" in wanted or wanted.endswith((".gbnf", ".lark")):
-        return NotFound(f"There is no grammar file {wanted}.", f"By name: {', '.join(grammar_names())}.")
+        return NotFound(
+            f"There is no grammar file {shown(Path(wanted))}.", f"By name: {', '.join(grammar_names())}."
+        )
     near = difflib.get_close_matches(wanted, grammar_names(), n=3) or grammar_names()
     return ConstraintError(f"There is no grammar {wanted!r}.", f"Did you mean {', '.join(near)}?")
 

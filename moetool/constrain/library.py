@@ -20,10 +20,12 @@ def compile_error(grammar: str) -> str:
     return str(messages[0]) if failed else ""
 
 
-def regex_reason(error: str) -> str:
-    found = re.search(r"error: (.*)", error)
+def reason(error: str) -> str:
+    """The part of an error message that says what is wrong, without the excerpts around it."""
+    found = re.search(r"(?m)^error: (.*)$", error)
     return found[1] if found else first_line(error)
 
 
 def first_line(text: str) -> str:
+    """The first line, without its full stop."""
     return text.strip().split("\n", 1)[0].rstrip(".")

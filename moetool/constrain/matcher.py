@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from moetool.constrain.closing import closing_bytes
 from moetool.constrain.constraint import Constraint
 from moetool.constrain.library import first_line, llguidance
-from moetool.constrain.tokens import Tokenizer
+from moetool.constrain.tokens import Tokenizer, exact_tokens
 from moetool.errors import ConstraintError, OutputInvalid
 
 if TYPE_CHECKING:
@@ -98,6 +100,25 @@ class Matcher:
         """Take back the last `n_tokens` committed tokens."""
         self._check(not self._rust.rollback(n_tokens))
         del self._committed[len(self._committed) - n_tokens :]
+
+    def closing_tokens(self, limit: int) -> tuple[int, ...] | None:
+        """Tokens after which the answer may stop: () when it may stop here, None when `limit` is too few.
+
+        A short ending rather than a good one: for when an answer is cut off by a limit. Nothing is committed.
+        """
+        if self.is_complete():
+            return ()
+        written = b"".join(self._table.tokens[token] for token in self._committed)
+        # No token is longer than this on average in such text, and the search is cheap.
+        closing = closing_bytes(self.constraint, written, limit * 16)
+        if closing is None:
+            return None
+        tokens = tuple(exact_tokens(self._table, closing))
+        return tokens if len(tokens) <= limit and self._leads_to_an_end(tokens) else None
+
+    def _leads_to_an_end(self, tokens: Sequence[int]) -> bool:
+        probe = self._rust.deep_copy()
+        return bool(probe.consume_tokens(list(tokens)) and probe.is_accepting())
 
     def _add_bias(self, logits: NDArray[np.float32]) -> None:
         import numpy as np

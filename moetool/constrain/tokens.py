@@ -61,10 +61,10 @@ class _Wrapped:
 
     def __call__(self, text: str | bytes) -> list[int]:
         data = text.encode() if isinstance(text, str) else text
-        return _exact_tokens(self._table, data)
+        return exact_tokens(self._table, data)
 
 
-def _exact_tokens(table: TokenTable, data: bytes) -> list[int]:
+def exact_tokens(table: TokenTable, data: bytes) -> list[int]:
     """Ids whose bytes join to `data` exactly.
 
     SentencePiece vocabularies put a space before the first word; a leading newline keeps that space away from
