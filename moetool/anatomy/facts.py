@@ -110,3 +110,25 @@ ROTATED_INDEX = frozenset({"deepseek32", "deepseek4", "dots3note", "glm-dsa"})
 
 # Architectures that llama.cpp runs without flash attention, whatever is asked for (src/llama-context.cpp).
 NO_FLASH_ATTENTION = frozenset({"grok"})
+
+# Architectures without a rotary embedding (LLAMA_ROPE_TYPE_NONE in llama_model_rope_type).
+NO_ROPE = frozenset(
+    {
+        "bloom",
+        "glm5-next",
+        "gpt2",
+        "jais",
+        "jamba",
+        "jina-bert-v2",
+        "kimi-k3",
+        "kimi-linear",
+        "mpt",
+        "nemotron_h",
+        "nemotron_h_moe",
+        "refact",
+        "starcoder",
+    }
+)
+
+# Architectures whose norms have no weights, so that no tensor tells of them.
+BARE_NORMS = frozenset({"hrm_text", "olmo"})

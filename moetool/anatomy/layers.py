@@ -25,7 +25,8 @@ class CacheRow:
 
     `window` > 0: only the last so many tokens are kept. `ratio` > 1: one cell stands for so many tokens.
     `v_padded` is V's row without flash attention, where it is as wide as the widest layer's. A `private`
-    cache has a stream for each sequence even when the cache is shared otherwise.
+    cache has a stream for each sequence even when the cache is shared otherwise. An `indexer` row holds keys
+    by which sparse attention chooses cells; only a `masked` one has a mask of its own.
     """
 
     k: int
@@ -35,6 +36,7 @@ class CacheRow:
     v_padded: int = 0
     private: bool = False
     indexer: bool = False
+    masked: bool = True
 
 
 @dataclass(frozen=True)
@@ -192,9 +194,11 @@ def _indexer_rows(parts: Parts, metadata: Metadata, heads: Heads) -> tuple[Cache
     if not parts.has("indexer.attn_k.", "indexer.k_proj."):
         return ()
     key = metadata.number("attention.indexer.key_length")
+    if metadata.number("attention.indexer.kpool"):
+        return (CacheRow(3 * key, 0, indexer=True, masked=False),)
     if heads.mla or metadata.array("attention.compress_ratios"):
-        return (CacheRow(key * (3 if metadata.number("attention.indexer.kpool") else 1), 0, indexer=True),)
-    return (CacheRow(key, heads.head_v, v_padded=heads.head_v, indexer=True),)
+        return (CacheRow(key, 0, indexer=True, masked=heads.mla),)
+    return (CacheRow(key, heads.head_v, v_padded=heads.head_v, indexer=True, masked=False),)
 
 
 def _compressed_rows(metadata: Metadata, heads: Heads, layer: int) -> tuple[CacheRow, ...]:

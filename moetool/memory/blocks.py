@@ -30,6 +30,8 @@ class Inputs:
     cells: dict[str, int]
     out_rows: int
     copy_rows: int
+    rope: bool
+    bare_norms: bool
     normed_values: bool
     sparse: Sparse | None
     leafs: list[int]
@@ -43,8 +45,10 @@ class Inputs:
     expert_device: dict[int, str]
 
 
-def norm(tape: Tape, shapes: Shapes, x: int, name: str) -> int:
-    """The norm called `name`, if the layer has it; one with a bias is a LayerNorm."""
+def norm(tape: Tape, shapes: Shapes, x: int, name: str, bare: bool = False) -> int:
+    """The norm called `name`, if the layer has it (or norms without weights); with a bias, a LayerNorm."""
+    if bare:
+        return tape.like(x)
     return tape.norm(x, in_place=f"{name}.bias" not in shapes.parts) if shapes.has(name) else x
 
 
@@ -62,19 +66,22 @@ Chooser = Callable[[Tape, Shapes, int, int, Inputs], int]
 def attention(
     tape: Tape, shapes: Shapes, x: int, inputs: Inputs, kind: str, choose: Chooser | None = None
 ) -> int:
-    """Attention over the cache, up to and with the output product. `x` is normed.
+    """Attention over the cache, short of the output product. `x` is normed.
 
     `choose` writes down a mask of its own, for attention that looks at some cells only.
     """
-    q, k, v, gate = _queries(tape, shapes, x, inputs)
-    _store(tape, inputs, kind, k, v)
     layer = shapes.layer
+    q, k, v, gate = _queries(tape, shapes, x, inputs)
+    uncached = () if k is None or v is None or inputs.k_indices else _uncached(tape, inputs, k, v)
+    if inputs.k_indices:
+        _store(tape, inputs, kind, k, v)
     mask = choose(tape, shapes, x, x, inputs) if choose else inputs.masks[kind]
-    attended = _attend(tape, inputs, kind, q, mask, layer.n_head * layer.head_v, layer.n_head)
+    cells = inputs.cells.get(kind, tape.tokens)
+    attended = _attend(tape, inputs, (q, *uncached), mask, layer.n_head * layer.head_v, layer.n_head * cells)
     attended = _rotated(tape, attended, inputs.rotation_v)
     if gate is not None or (shapes.has("attn_gate") and not shapes.has("ssm_out")):
         attended = _gated(tape, shapes, x, attended, gate)
-    return linear(tape, shapes, attended, "attn_output")
+    return attended
 
 
 def _queries(
@@ -88,10 +95,10 @@ def _queries(
     q = linear(tape, shapes, x, "attn_q")
     gate = q if shapes.out("attn_q") >= 2 * width_q > 0 else None
     q = _rotated(tape, _positioned(tape, shapes, q, "attn_q_norm", width_q, inputs), inputs.rotation_k)
-    if not shapes.has("attn_k"):
+    if not shapes.has("attn_k") or (inputs.k_indices and not layer.cache):
         return q, None, None, gate
-    # The plain cache takes values first, the sliding one keys (build_attn).
-    if "sliding" not in inputs.masks and shapes.has("attn_v"):
+    # The plain cache takes values first, others keys (build_attn).
+    if "full" in inputs.k_indices and "sliding" not in inputs.k_indices and shapes.has("attn_v"):
         v = _values(tape, shapes, linear(tape, shapes, x, "attn_v"), inputs)
         _, k = _keys(tape, shapes, x, inputs)
     else:
@@ -115,8 +122,10 @@ def _values(tape: Tape, shapes: Shapes, raw: int, inputs: Inputs) -> int:
 
 def _positioned(tape: Tape, shapes: Shapes, x: int, norm_name: str, width: int, inputs: Inputs) -> int:
     """Heads seen apart, normed if they are, turned by position: one new place, the rest happens in it."""
+    if not inputs.rope and not shapes.has(norm_name):
+        return tape.view(x)
     turned = tape.new(width, tape.view(x), inputs.positions)
-    return tape.over(turned, inputs.positions) if shapes.has(norm_name) else turned
+    return tape.over(turned, inputs.positions) if inputs.rope and shapes.has(norm_name) else turned
 
 
 def _fused(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> tuple[int, int, int]:
@@ -144,10 +153,18 @@ def _store(tape: Tape, inputs: Inputs, kind: str, k: int | None, v: int | None) 
         tape.raw(0, v, inputs.v_indices[kind])
 
 
-def _attend(tape: Tape, inputs: Inputs, kind: str, q: int, mask: int, width: int, n_head: int) -> int:
+def _uncached(tape: Tape, inputs: Inputs, k: int, v: int) -> tuple[int, ...]:
+    """Without a cache, flash attention wants keys and values of this batch in F16."""
+    if not inputs.flash_attn:
+        return (k, v)
+    return tuple(tape.raw(tape.size(x) // 2, tape.view(x)) for x in (k, v))
+
+
+def _attend(tape: Tape, inputs: Inputs, reads: tuple[int, ...], mask: int, width: int, n_scores: int) -> int:
+    """Queries against the cache; without flash attention the scores of all heads stand in memory."""
     if inputs.flash_attn:
-        return tape.new(width, q, mask)
-    scores = tape.new(n_head * inputs.cells[kind], q)
+        return tape.new(width, *reads, mask)
+    scores = tape.new(n_scores, *reads)
     weights = tape.over(scores, mask)
     mixed = tape.new(width, weights)
     return tape.new(width, mixed)
@@ -173,12 +190,10 @@ def mla(tape: Tape, shapes: Shapes, x: int, inputs: Inputs, kind: str, choose: C
         k = tape.new(row, k, turned)
     tape.raw(0, k, inputs.k_indices[kind])
     mask = choose(tape, shapes, x, low, inputs) if choose else inputs.masks[kind]
-    attended = _attend(tape, inputs, kind, q, mask, layer.n_head * latent, layer.n_head)
+    attended = _attend(tape, inputs, (q,), mask, layer.n_head * latent, layer.n_head * inputs.cells[kind])
     width = shapes.into("attn_output")
     attended = tape.new(width, tape.product(width, attended))
-    if shapes.has("attn_gate"):
-        attended = _gated(tape, shapes, x, attended, None)
-    return linear(tape, shapes, attended, "attn_output")
+    return _gated(tape, shapes, x, attended, None) if shapes.has("attn_gate") else attended
 
 
 def _mla_queries(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moetool.anatomy import Anatomy, CacheRow, Layer
+from moetool.anatomy import Anatomy, CacheRow, Layer, facts
 from moetool.errors import UsageError
 from moetool.quants import QuantType, quant_by_name, row_bytes
 from moetool.settings import Settings
@@ -56,13 +56,18 @@ def row_streams(row: CacheRow, cells: Cells) -> int:
     return cells.n_seq if row.private else cells.streams
 
 
-def layer_kv_bytes(layer: Layer, settings: Settings, cells: Cells) -> int:
+def uses_flash_attention(anatomy: Anatomy, settings: Settings) -> bool:
+    """Whether flash attention runs: not where llama.cpp switches it off for the architecture."""
+    return settings.flash_attn and anatomy.arch not in facts.NO_FLASH_ATTENTION
+
+
+def layer_kv_bytes(layer: Layer, settings: Settings, cells: Cells, flash_attn: bool) -> int:
     """Bytes of all caches of one layer."""
     type_k, type_v = cache_type(settings.type_k), cache_type(settings.type_v)
     total = 0
     for row in layer.cache:
         # Without flash attention V is stored transposed, in rows as wide as the widest layer's.
-        v = row.v if settings.flash_attn or not row.v else row.v_padded
+        v = row.v if flash_attn or not row.v else row.v_padded
         per_cell = _row_bytes(type_k, row.k) + _row_bytes(type_v, v)
         total += per_cell * row_cells(row, cells) * row_streams(row, cells)
     return total

@@ -12,8 +12,8 @@ from moetool.anatomy import Anatomy, facts
 from moetool.anatomy.layers import CacheRow
 from moetool.machine import Device
 from moetool.memory.allocator import peak_bytes
-from moetool.memory.blocks import Chooser, Inputs, attention, dense_ffn, mla, moe_ffn, norm
-from moetool.memory.caches import Cells, cache_type, make_cells, row_cells
+from moetool.memory.blocks import Chooser, Inputs, attention, dense_ffn, linear, mla, moe_ffn, norm
+from moetool.memory.caches import Cells, cache_type, make_cells, row_cells, uses_flash_attention
 from moetool.memory.placement import make_placement, override_of
 from moetool.memory.recurrent import recurrent
 from moetool.memory.shapes import Shapes, make_shapes
@@ -22,6 +22,7 @@ from moetool.memory.sparse import (
     chosen_mask,
     compressed_attention,
     has_indexer,
+    pool_count,
     pooled_mask,
     store_index,
 )
@@ -40,7 +41,8 @@ def compute_bytes(anatomy: Anatomy, settings: Settings, devices: Sequence[Device
     tokens = min(cells.n_ubatch, cells.per_stream * cells.streams)
     tape = Tape(tokens, placement.cpu)
     shapes = make_shapes(anatomy)
-    n_out = min(settings.n_outputs_max or tokens, tokens)
+    # At least one row a sequence, or llama.cpp does not start.
+    n_out = min(max(settings.n_outputs_max or tokens, cells.n_seq), tokens)
     x = _embedding(tape, anatomy, placement.cpu)
     if anatomy.n_streams > 1:
         x = tape.new(anatomy.n_streams * anatomy.n_embd, x)
@@ -105,14 +107,15 @@ def _inputs(tape: Tape, anatomy: Anatomy, settings: Settings, cells: Cells, cpu:
     rows = {cache_kind(row): row for layer in anatomy.layers for row in layer.cache}
     tokens = tape.tokens
     sizes = {kind: row_cells(row, cells) for kind, row in rows.items()}
-    mask = 2 if settings.flash_attn else 4
+    flash_attn = uses_flash_attention(anatomy, settings)
+    mask = 2 if flash_attn else 4
     recurs = any(layer.mixer in {"recurrent", "parallel"} for layer in anatomy.layers)
-    v_index = 8 if settings.flash_attn else 8 * max((row.v_padded for row in rows.values()), default=1)
+    v_index = 8 if flash_attn else 8 * max((row.v_padded for row in rows.values()), default=1)
     return Inputs(
         positions=tape.input(4 * anatomy.n_positions * tokens, cpu),
         k_indices={kind: tape.input(8 * tokens, cpu) for kind in rows},
         v_indices={kind: tape.input(v_index * tokens, cpu) for kind, row in rows.items() if row.v},
-        masks={kind: tape.input(mask * size * tokens, cpu) for kind, size in sizes.items()},
+        masks=_masks(tape, anatomy, rows, sizes, mask * tokens, cpu),
         cells=sizes,
         out_rows=tape.input(4 * n_out, cpu),
         copy_rows=tape.input(4 * cells.n_seq, cpu) if recurs else -1,
@@ -120,14 +123,32 @@ def _inputs(tape: Tape, anatomy: Anatomy, settings: Settings, cells: Cells, cpu:
         leafs=_leafs(tape, anatomy, sizes, cpu),
         chosen={},
         rotation_index=_index_rotation(tape, anatomy, cpu),
+        rope=anatomy.arch not in facts.NO_ROPE,
+        bare_norms=anatomy.arch in facts.BARE_NORMS,
         normed_values=anatomy.arch in facts.NORMED_VALUES,
         rotation_k=_rotation(tape, anatomy, settings.type_k, "k", cpu),
         rotation_v=_rotation(tape, anatomy, settings.type_v, "v", cpu),
-        flash_attn=settings.flash_attn,
+        flash_attn=flash_attn,
         n_seq=cells.n_seq,
         experts=settings.experts,
         expert_device=_expert_devices(anatomy, settings),
     )
+
+
+def _masks(
+    tape: Tape, anatomy: Anatomy, rows: dict[str, CacheRow], cells: dict[str, int], n_bytes: int, cpu: str
+) -> dict[str, int]:
+    """A mask for each kind of cache, `n_bytes` a cell; pooled attention has one over pools, and a tail."""
+    if not rows:
+        return {"full": tape.input(n_bytes * tape.tokens, cpu)}
+    masks = {kind: tape.input(n_bytes * cells[kind], cpu) for kind, row in rows.items() if row.masked}
+    if anatomy.sparse is not None and anatomy.sparse.pool:
+        sparse = anatomy.sparse
+        pools = pool_count(sparse, cells["full"])
+        masks["pools"] = tape.input(n_bytes * pools, cpu)
+        chosen = sparse.pool * min(sparse.top_k // sparse.pool, pools) + sparse.pool - 1
+        masks["tail"] = tape.input(4 * chosen * tape.tokens, cpu)
+    return masks
 
 
 def _leafs(tape: Tape, anatomy: Anatomy, cells: dict[str, int], cpu: str) -> list[int]:
@@ -184,24 +205,48 @@ def _layer(tape: Tape, shapes: Shapes, x: int, inputs: Inputs, n_out: int | None
     """One layer; with `n_out`, only so many rows go on behind the attention."""
     if shapes.has("hc_attn_fn", "hc_attn_down"):
         return _streamed_layer(tape, shapes, x, inputs)
-    normed = norm(tape, shapes, x, "attn_norm")
+    bare = inputs.bare_norms
+    normed = norm(tape, shapes, x, "attn_norm", bare)
     mixed = _mix(tape, shapes, normed, inputs)
     if mixed is None:
         return tape.over(_feed(tape, shapes, normed, inputs), x)
-    parallel = shapes.layer.ffn != "none" and not shapes.has("ffn_norm", "post_attention_norm")
+    before = next((name for name in _FFN_NORMS if shapes.has(name)), "")
+    if shapes.layer.ffn != "none" and not before and not bare:
+        return _parallel(tape, shapes, x, normed, mixed, inputs, n_out)
+    mixed = _project(tape, shapes, mixed)
     if n_out is not None:
-        mixed, x, normed = _choose_rows(tape, inputs, n_out, mixed, x, normed if parallel else None)
-    if parallel:
-        return tape.over(tape.over(_feed(tape, shapes, normed, inputs), mixed), x)
-    both = shapes.has("ffn_norm") and shapes.has("post_attention_norm")
+        mixed, x = _choose_rows(tape, inputs, n_out, mixed, x)
+    both = before == "ffn_norm" and shapes.has("post_attention_norm")
     x = tape.over(norm(tape, shapes, mixed, "post_attention_norm") if both else mixed, x)
     if shapes.layer.ffn == "none":
         return x
-    before = "ffn_norm" if shapes.has("ffn_norm") else "post_attention_norm"
-    fed = _feed(tape, shapes, norm(tape, shapes, x, before), inputs)
+    fed = _feed(tape, shapes, norm(tape, shapes, x, before, bare), inputs)
     x = tape.over(norm(tape, shapes, fed, "post_ffw_norm"), x)
     # A scale of the whole layer is a weight: it ties the sum to the layer's device.
     return tape.norm(x) if shapes.has("layer_output_scale") else x
+
+
+# What the norm in front of the feed-forward part is called; an architecture without one runs it in parallel.
+_FFN_NORMS = ("ffn_norm", "post_attention_norm", "attn_output_norm", "ffn_norm_exps")
+
+
+def _parallel(
+    tape: Tape, shapes: Shapes, x: int, normed: int, mixed: int, inputs: Inputs, n_out: int | None
+) -> int:
+    """Attention and FFN on the same input: the FFN is computed before the attention's output product."""
+    if n_out is not None:
+        mixed = _project(tape, shapes, mixed)
+        mixed, x, normed = _choose_rows(tape, inputs, n_out, mixed, x, normed)
+        return tape.over(tape.over(_feed(tape, shapes, normed, inputs), mixed), x)
+    fed = _feed(tape, shapes, normed, inputs)
+    return tape.over(tape.over(fed, _project(tape, shapes, mixed)), x)
+
+
+def _project(tape: Tape, shapes: Shapes, mixed: int) -> int:
+    """The output product of the attention; recurrent and compressed mixers bring their own."""
+    if shapes.layer.mixer in {"recurrent", "parallel"} or shapes.has("attn_kv"):
+        return mixed
+    return linear(tape, shapes, mixed, "attn_output")
 
 
 def _streamed_layer(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
@@ -215,8 +260,9 @@ def _streamed_layer(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
         else:
             one = tape.new(shapes.n_embd, x, gates)
         one = norm(tape, shapes, one, f"{part}_norm")
-        made = _mix(tape, shapes, one, inputs) if part == "attn" else _feed(tape, shapes, one, inputs)
+        made = _feed(tape, shapes, one, inputs) if part == "ffn" else _mix(tape, shapes, one, inputs)
         assert made is not None
+        made = made if part == "ffn" else _project(tape, shapes, made)
         x = tape.like(x, made, gates, *((normed,) if shapes.has(f"hc_{part}_up") else ()))
     return x
 
@@ -225,7 +271,7 @@ def _mix(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int | None:
     layer = shapes.layer
     if layer.mixer == "none" or not shapes.parts:
         return None
-    kind = cache_kind(layer.cache[0]) if layer.cache else "full"
+    kind = cache_kind(layer.cache[0]) if layer.cache else "sliding" if layer.window else "full"
     if layer.mixer in {"recurrent", "parallel"}:
         mixed = recurrent(tape, shapes, x, inputs)
         return (
@@ -251,15 +297,11 @@ def _chooser(shapes: Shapes, inputs: Inputs, kind: str) -> Chooser | None:
     return chosen_mask if has_indexer(shapes) or inputs.chosen else None
 
 
-def _choose_rows(
-    tape: Tape, inputs: Inputs, n_out: int, mixed: int, x: int, normed: int | None
-) -> tuple[int, int, int]:
+def _choose_rows(tape: Tape, inputs: Inputs, n_out: int, *steps: int) -> list[int]:
     """From here on only the rows that become logits (inp_out_ids)."""
-    widths = [tape.size(step) // (4 * tape.tokens) for step in (mixed, x)]
+    widths = [tape.size(step) // (4 * tape.tokens) for step in steps]
     tape.tokens = n_out
-    chosen = tape.new(widths[0], mixed, inputs.out_rows)
-    rest = tape.new(widths[1], x, inputs.out_rows)
-    return chosen, rest, tape.new(widths[1], normed, inputs.out_rows) if normed is not None else chosen
+    return [tape.new(width, step, inputs.out_rows) for width, step in zip(widths, steps, strict=True)]
 
 
 def _feed(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from moetool.anatomy import Anatomy
 from moetool.machine import Device
-from moetool.memory.caches import layer_kv_bytes, layer_state_bytes, make_cells
+from moetool.memory.caches import layer_kv_bytes, layer_state_bytes, make_cells, uses_flash_attention
 from moetool.memory.compute import compute_bytes
 from moetool.memory.placement import make_placement, weight_bytes
 from moetool.settings import Settings
@@ -45,11 +45,12 @@ def device_memory(
     weights = weight_bytes(anatomy, settings, devices)
     compute = compute_bytes(anatomy, settings, devices)
     cells = make_cells(anatomy, settings)
+    flash_attn = uses_flash_attention(anatomy, settings)
     names = tuple(dict.fromkeys((*placement.used, *weights, *compute)))
     kv = dict.fromkeys(names, 0)
     state = dict.fromkeys(names, 0)
     for layer, device in zip(anatomy.layers, placement.layers, strict=True):
-        kv[device] += layer_kv_bytes(layer, settings, cells)
+        kv[device] += layer_kv_bytes(layer, settings, cells, flash_attn)
         state[device] += layer_state_bytes(layer, settings)
     output = {placement.cpu: _output_bytes(anatomy, settings)}
     return tuple(

@@ -1,11 +1,14 @@
 """Attention that looks at chosen cells only, written on a tape.
 
-An indexer scores all cells, a mask lets the best ones through. Sizes follow src/models/{deepseek32,deepseek4,glm5-next,minimax-m3,qwen4exp}.cpp.
+An indexer scores all cells, a mask lets the best ones through. Sizes follow src/models/{deepseek32,deepseek4,
+glm5-next,minimax-m3,qwen4exp}.cpp.
 """
 
 from __future__ import annotations
 
+from moetool.anatomy import Sparse
 from moetool.memory.blocks import Inputs, linear
+from moetool.memory.caches import padded
 from moetool.memory.shapes import Shapes
 from moetool.memory.tape import Tape
 
@@ -49,17 +52,20 @@ def chosen_mask(tape: Tape, shapes: Shapes, x: int, low: int, inputs: Inputs) ->
     assert inputs.sparse is not None
     mask, cells = inputs.masks["full"], inputs.cells["full"]
     count = min(inputs.sparse.top_k, cells)
+    if inputs.sparse.pool:
+        return tape.raw(tape.size(mask), tape.view(_best(tape, x, low, inputs)), mask)
     zeros = tape.over(inputs.leafs.pop()) if inputs.leafs else tape.new(count)
     if has_indexer(shapes):
-        inputs.chosen["top"] = _best(tape, shapes, x, low, inputs, cells, count)
+        inputs.chosen["top"] = _best(tape, x, low, inputs)
     closed = tape.raw(tape.size(mask), mask)
     tape.raw(0, zeros, inputs.chosen.get("top", zeros), closed)
     return tape.over(tape.view(closed), mask)
 
 
-def _best(tape: Tape, shapes: Shapes, x: int, low: int, inputs: Inputs, cells: int, count: int) -> int:
+def _best(tape: Tape, x: int, low: int, inputs: Inputs) -> int:
     """The best cells of each token: queries of many small heads, their weights, one score a cell."""
     assert inputs.sparse is not None
+    cells = inputs.cells["full"]
     width = inputs.sparse.n_head * inputs.sparse.key
     q = tape.product(width, low)
     if not inputs.sparse.pool:
@@ -69,46 +75,52 @@ def _best(tape: Tape, shapes: Shapes, x: int, low: int, inputs: Inputs, cells: i
     if inputs.sparse.pool:
         return _best_pools(tape, q, weights, inputs, cells)
     scores = tape.new(cells, tape.view(q), weights, inputs.masks.get("full indexer", q))
-    return tape.like(tape.view(tape.new(count, scores)))
+    return tape.like(tape.view(tape.new(min(inputs.sparse.top_k, cells), scores)))
+
+
+def pool_count(sparse: Sparse, cells: int) -> int:
+    """Pools that the cells make, with room for one that is not full yet."""
+    return padded(cells // sparse.pool + 1, 64)
 
 
 def _best_pools(tape: Tape, q: int, weights: int, inputs: Inputs, cells: int) -> int:
     """Pools are scored, sorted and spread out again into the cells they stand for."""
-    assert inputs.sparse is not None
-    pools = cells // inputs.sparse.pool + tape.tokens // 8
-    scores = tape.new(pools, q, weights)
-    best = tape.new(min(inputs.sparse.top_k // inputs.sparse.pool, pools), scores)
+    sparse = inputs.sparse
+    assert sparse is not None
+    pools = pool_count(sparse, cells)
+    keys = tape.raw(4 * sparse.key * pools, inputs.positions)
+    scores = tape.new(pools, q, keys, weights, inputs.masks["pools"])
+    best = tape.new(min(sparse.top_k // sparse.pool, pools), scores)
     copied = tape.like(best)
-    found = tape.like(tape.view(scores), best)
-    order = tape.like(tape.view(found))
-    spread = tape.like(tape.view(tape.like(tape.view(tape.like(tape.view(copied), order)))))
-    wide = tape.new(inputs.sparse.pool * pools, spread)
-    joined = tape.like(tape.view(wide))
-    ones = tape.like(joined)
-    number = tape.like(joined)
-    moved = tape.over(number, ones)
-    return tape.like(tape.view(moved))
+    order = tape.like(tape.view(tape.like(tape.view(scores), best)))
+    sorted_ = tape.like(tape.view(copied), order)
+    cells_of = tape.like(tape.view(tape.like(tape.view(sorted_))))
+    joined = tape.raw(tape.size(inputs.masks["tail"]), tape.view(tape.new(sparse.pool * pools, cells_of)))
+    ones = tape.raw(tape.size(joined), inputs.positions)
+    index = tape.over(tape.like(joined))
+    index = tape.over(index, tape.like(tape.view(inputs.masks["tail"])))
+    index = tape.like(tape.over(index))
+    target = tape.raw(tape.size(joined), inputs.positions)
+    tape.raw(0, ones, index, target)
+    return target
 
 
 # --- MiniMax-M3 ---------------------------------------------------------------------------------------------
 
 
-def block_mask(tape: Tape, shapes: Shapes, x: int, _low: int, inputs: Inputs) -> int:
-    """Blocks of cells chosen for each group of heads: a mask for every one of them."""
-    assert inputs.sparse is not None
-    sparse, cells = inputs.sparse, inputs.cells["full"]
-    groups = shapes.layer.n_head_kv
-    blocks = max(1, cells // max(1, sparse.block))
-    keys = tape.raw(4 * sparse.key * cells // 8, inputs.positions)
-    q = tape.over(tape.like(tape.view(linear(tape, shapes, x, "indexer.q_proj"))), inputs.positions)
-    scores = tape.new(groups * cells // max(1, sparse.block // 2), tape.view(q), keys)
-    scores = tape.new(groups * cells, tape.view(q), keys) if not scores else scores
+def block_mask(tape: Tape, shapes: Shapes, _x: int, _low: int, inputs: Inputs) -> int:
+    """Blocks of cells chosen for each group of heads: a mask for every one of them, in F32 and then in F16.
+
+    The scores themselves are of blocks in use, few when buffers are reserved.
+    """
+    groups, cells = shapes.layer.n_head_kv, inputs.cells["full"]
     mask = inputs.masks["full"]
-    rows = tape.new(groups * cells, tape.view(tape.new(groups * blocks, scores)))
+    rows = tape.new(groups * cells, mask)
     turned = tape.like(tape.view(rows))
-    wide = tape.raw(2 * tape.size(mask), mask)
-    summed = tape.over(turned, wide)
-    return tape.new(groups * cells // 2, summed)
+    if "wide" not in inputs.chosen:
+        inputs.chosen["wide"] = tape.raw(2 * tape.size(mask), mask)
+    summed = tape.over(turned, tape.view(inputs.chosen["wide"]))
+    return tape.raw(tape.size(summed) // 2, summed)
 
 
 # --- Qwen 4 -------------------------------------------------------------------------------------------------
