@@ -29,7 +29,7 @@ LAYERS: dict[str, int] = {
     "hub": 6,
     "generate": 6,
     "prompt": 6,
-    "pulling": 6,
+    "pulling": 7,
     "doctor": 6,
     "bench": 7,
     "report": 8,
