@@ -131,4 +131,4 @@ NO_ROPE = frozenset(
 )
 
 # Architectures whose norms have no weights, so that no tensor tells of them.
-BARE_NORMS = frozenset({"hrm_text", "olmo"})
+BARE_NORMS = frozenset({"hrm_text", "olmo", "talkie"})

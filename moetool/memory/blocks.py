@@ -78,7 +78,7 @@ def attention(
     mask = choose(tape, shapes, x, x, inputs) if choose else inputs.masks[kind]
     cells = inputs.cells.get(kind, tape.tokens)
     attended = _attend(tape, inputs, (q, *uncached), mask, layer.n_head * layer.head_v, layer.n_head * cells)
-    attended = _rotated(tape, attended, inputs.rotation_v)
+    attended = _rotated(tape, attended, inputs.rotation_v, layer.n_head * layer.head_v)
     if gate is not None or (shapes.has("attn_gate") and not shapes.has("ssm_out")):
         attended = _gated(tape, shapes, x, attended, gate)
     return attended
@@ -94,7 +94,8 @@ def _queries(
     width_q = layer.n_head * layer.head_k
     q = linear(tape, shapes, x, "attn_q")
     gate = q if shapes.out("attn_q") >= 2 * width_q > 0 else None
-    q = _rotated(tape, _positioned(tape, shapes, q, "attn_q_norm", width_q, inputs), inputs.rotation_k)
+    q = _positioned(tape, shapes, q, "attn_q_norm", width_q, inputs)
+    q = _rotated(tape, q, inputs.rotation_k, width_q)
     if not shapes.has("attn_k") or (inputs.k_indices and not layer.cache):
         return q, None, None, gate
     # The plain cache takes values first, others keys (build_attn).
@@ -112,12 +113,12 @@ def _keys(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> tuple[int, int]
     raw = linear(tape, shapes, x, "attn_k")
     width = shapes.layer.n_head_kv * shapes.layer.head_k
     k = _positioned(tape, shapes, raw, "attn_k_norm", width, inputs)
-    return raw, _rotated(tape, k, inputs.rotation_k)
+    return raw, _rotated(tape, k, inputs.rotation_k, width)
 
 
 def _values(tape: Tape, shapes: Shapes, raw: int, inputs: Inputs) -> int:
     v = tape.like(tape.view(raw)) if inputs.normed_values else raw
-    return _rotated(tape, v, inputs.rotation_v)
+    return _rotated(tape, v, inputs.rotation_v, shapes.layer.n_head_kv * shapes.layer.head_v)
 
 
 def _positioned(tape: Tape, shapes: Shapes, x: int, norm_name: str, width: int, inputs: Inputs) -> int:
@@ -132,17 +133,17 @@ def _fused(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> tuple[int, int
     """One product for all three, of which each is a view."""
     layer = shapes.layer
     qkv = tape.view(linear(tape, shapes, x, "attn_qkv"))
-    q = _positioned(tape, shapes, qkv, "attn_q_norm", layer.n_head * layer.head_k, inputs)
-    k = _positioned(tape, shapes, qkv, "attn_k_norm", layer.n_head_kv * layer.head_k, inputs)
-    v = qkv
-    if inputs.rotation_v is not None:
-        v = tape.new(layer.n_head_kv * layer.head_v, qkv, inputs.rotation_v)
-    return _rotated(tape, q, inputs.rotation_k), _rotated(tape, k, inputs.rotation_k), v
+    width_q, width_k = layer.n_head * layer.head_k, layer.n_head_kv * layer.head_k
+    q = _positioned(tape, shapes, qkv, "attn_q_norm", width_q, inputs)
+    q = _rotated(tape, q, inputs.rotation_k, width_q)
+    v = _rotated(tape, qkv, inputs.rotation_v, layer.n_head_kv * layer.head_v)
+    k = _positioned(tape, shapes, qkv, "attn_k_norm", width_k, inputs)
+    return q, _rotated(tape, k, inputs.rotation_k, width_k), v
 
 
-def _rotated(tape: Tape, x: int, rotation: int | None) -> int:
+def _rotated(tape: Tape, x: int, rotation: int | None, width: int) -> int:
     """Quantized caches hold rotated vectors: a product with a Hadamard matrix (llama_mul_mat_hadamard)."""
-    return x if rotation is None else tape.like(tape.view(x), rotation)
+    return x if rotation is None else tape.new(width, tape.view(x), rotation)
 
 
 def _store(tape: Tape, inputs: Inputs, kind: str, k: int | None, v: int | None) -> None:

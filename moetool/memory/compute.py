@@ -212,7 +212,7 @@ def _layer(tape: Tape, shapes: Shapes, x: int, inputs: Inputs, n_out: int | None
         return tape.over(_feed(tape, shapes, normed, inputs), x)
     before = next((name for name in _FFN_NORMS if shapes.has(name)), "")
     if shapes.layer.ffn != "none" and not before and not bare:
-        return _parallel(tape, shapes, x, normed, mixed, inputs, n_out)
+        return _parallel(tape, shapes, (x, normed, mixed), inputs, n_out)
     mixed = _project(tape, shapes, mixed)
     if n_out is not None:
         mixed, x = _choose_rows(tape, inputs, n_out, mixed, x)
@@ -231,12 +231,12 @@ _FFN_NORMS = ("ffn_norm", "post_attention_norm", "attn_output_norm", "ffn_norm_e
 
 
 def _parallel(
-    tape: Tape, shapes: Shapes, x: int, normed: int, mixed: int, inputs: Inputs, n_out: int | None
+    tape: Tape, shapes: Shapes, parts: tuple[int, int, int], inputs: Inputs, n_out: int | None
 ) -> int:
     """Attention and FFN on the same input: the FFN is computed before the attention's output product."""
+    x, normed, mixed = parts
     if n_out is not None:
-        mixed = _project(tape, shapes, mixed)
-        mixed, x, normed = _choose_rows(tape, inputs, n_out, mixed, x, normed)
+        mixed, x, normed = _choose_rows(tape, inputs, n_out, _project(tape, shapes, mixed), x, normed)
         return tape.over(tape.over(_feed(tape, shapes, normed, inputs), mixed), x)
     fed = _feed(tape, shapes, normed, inputs)
     return tape.over(tape.over(fed, _project(tape, shapes, mixed)), x)

@@ -76,7 +76,7 @@ def _mamba(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
     result = tape.raw(n_bytes, mixed, *reads, inputs.copy_rows)
     tape.raw(0, result)
     gate = tape.new(inner, tape.view(entry))
-    skipped = tape.new(inner, tape.view(mixed))
+    skipped = tape.over(mixed) if shapes.has("ssm_x") else tape.new(inner, tape.view(mixed))
     summed = tape.over(skipped, tape.view(result))
     out = tape.new(inner, gate, summed)
     if shapes.has("ssm_norm"):
