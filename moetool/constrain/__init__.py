@@ -12,7 +12,8 @@ from moetool.constrain.closing import closing_bytes
 from moetool.constrain.constraint import Constraint
 from moetool.constrain.grammar import grammar_names, parse_choice, parse_grammar, parse_regex
 from moetool.constrain.matcher import Matcher, make_matcher
-from moetool.constrain.schema import Refusal, find_refusal, parse_schema
+from moetool.constrain.refusal import Refusal
+from moetool.constrain.schema import find_refusal, parse_schema
 from moetool.constrain.tokens import Tokenizer, TokenTable, make_tokenizer
 
 __all__ = [
