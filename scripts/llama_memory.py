@@ -82,7 +82,7 @@ def model_params(settings: dict[str, Any], workers: list[int], keep: list[Any]) 
     params.n_gpu_layers = settings.get("n_gpu_layers", 0)
     devices = (ctypes.c_void_p * (len(workers) + 1))(*workers, None)
     keep.append(devices)
-    params.devices = ctypes.cast(devices, type(params.devices)) if workers else params.devices
+    params.devices = ctypes.addressof(devices)
     if split := settings.get("tensor_split"):
         shares = (ctypes.c_float * 128)(*split)
         keep.append(shares)
@@ -91,7 +91,7 @@ def model_params(settings: dict[str, Any], workers: list[int], keep: list[Any]) 
         cpu = _pointer("ggml_backend_cpu_buffer_type", ctypes.c_void_p)()
         rows = (_Override * (len(patterns) + 1))(*[_Override(p.encode(), cpu) for p in patterns])
         keep.append(rows)
-        params.tensor_buft_overrides = ctypes.cast(rows, type(params.tensor_buft_overrides))
+        params.tensor_buft_overrides = ctypes.addressof(rows)
     return params
 
 
