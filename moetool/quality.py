@@ -40,6 +40,8 @@ _BANDS = (
 )
 BANDS = tuple(name for _, name in _BANDS)
 
+_UNQUANTIZED_BITS = 16.0
+
 # Published results that count as near: this close in bits, this close in active size.
 _NEAR_BITS = 0.5
 _NEAR_SIZE = 3.0
@@ -112,7 +114,7 @@ def expected_loss_of(parts: Sequence[Part], fit: Fit | None = None) -> Quality:
     """The loss to expect of weights of these precisions."""
     fit = fit or load_fit()
     n_active = sum(part.n_active for part in parts)
-    if n_active <= 0:
+    if all(part.bits >= _UNQUANTIZED_BITS for part in parts if part.n_active > 0):
         return Quality("none", 0.0, 0.0, 0.0, ("no weights are quantized",))
     bits = effective_bits(parts, fit)
     log_loss = log_loss_of(bits, n_active, fit)

@@ -139,7 +139,7 @@ def shape_of(model: Mapping[str, Any]) -> Shape | None:
 
 
 def read_rows(path: Path, shapes: Mapping[str, Shape]) -> tuple[list[Row], Counter[str]]:
-    """The usable rows, and how many were left out for which reason."""
+    """The rows whose loss is known, and how many were left out for which reason."""
     rows: list[Row] = []
     refused: Counter[str] = Counter()
     with path.open(newline="") as file:
@@ -148,11 +148,14 @@ def read_rows(path: Path, shapes: Mapping[str, Shape]) -> tuple[list[Row], Count
             row = None if reason else make_row(record, shapes[record["model"]])
             if row is None:
                 refused[reason] += 1
-            elif row.log_loss < SMALLEST_LOSS or row.file_bits > WIDEST_BITS:
-                refused[f"wider than {WIDEST_BITS} bits, or a loss within the noise"] += 1
             else:
                 rows.append(row)
     return rows, refused
+
+
+def tells(row: Row) -> bool:
+    """Whether the loss stands out of the noise, and can be fitted."""
+    return row.log_loss >= SMALLEST_LOSS and row.file_bits <= WIDEST_BITS
 
 
 def why_not(record: Mapping[str, str], shapes: Mapping[str, Shape]) -> str:
@@ -255,7 +258,7 @@ def make_document(rows: Sequence[Row], trial: Trial) -> dict[str, Any]:
         [
             round(effective_bits(row.parts, fit), 2),
             round(row.shape.always + row.shape.used, 2),
-            float(f"{math.expm1(row.log_loss):.3g}"),
+            float(f"{math.expm1(max(0.0, row.log_loss)):.3g}"),
             sources.index(short_source(row.source)),
         ]
         for row in rows
@@ -336,13 +339,15 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--write", action="store_true", help=f"write {OUT.name}")
     arguments = parser.parse_args()
-    rows, refused = read_rows(arguments.data / "quality.csv", read_shapes(arguments.data))
+    known, refused = read_rows(arguments.data / "quality.csv", read_shapes(arguments.data))
+    rows = [row for row in known if tells(row)]
     show(rows, refused)
+    print(f"  {len(known) - len(rows):4} kept as evidence only: over {WIDEST_BITS} bits, or within the noise")
     trials = [fit_all(rows, names) for names in ((), ("active",), ("total",), ("active", "total"))]
     show_trials(trials)
     show_models(rows, trials[1])
     show_sensitivity(rows)
-    document = make_document(rows, trials[1])
+    document = make_document(known, trials[1])
     print("\n" + json.dumps({name: value for name, value in document.items() if name != "results"}, indent=1))
     if arguments.write:
         OUT.write_text(json.dumps(document, separators=(",", ":")).replace("],[", "],\n[") + "\n")

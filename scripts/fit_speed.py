@@ -274,23 +274,10 @@ def leave_one_out(problem: Problem, full: Array) -> Array:
 
 # --- the document -------------------------------------------------------------------------------------------
 
-# What published runs do not tell of the CPU: an x86-64 server core with AVX-512, to be corrected by each
-# machine's own calibration. Seconds a thread needs for one weight, by type; operations a thread does.
-CPU = {
-    "weight_s": {"float": 1.2e-10, "simple": 4e-11, "k": 5e-11, "iq": 1.5e-10},
-    "thread_flops_s": 8e10,
-    "layer_s": 40e-6,
-    "moe_layer_s": 40e-6,
-    "recurrent_layer_s": 40e-6,
-    "token_s": 150e-6,
-    "hop_s": 25e-6,
-    "border_s": 200e-6,
-    "sheet_share": CPU_SHEET_SHARE,
-    "flops_per_byte": 0.0,
-    "routed_flops_share": 0.7,
-    "attention_flops_share": 0.5,
-    "unpack_bytes": {"float": 0.0, "simple": 0.0, "k": 0.0, "iq": 0.0},
-}
+# What published runs do not tell of the CPU is measured (fit_cpu_speed.py) and stays as it is in the file.
+CPU_MEASURED = ("read_share", "routed_share", "weight_s", "thread_flops_s", "layer_s", "moe_layer_s",
+                "recurrent_layer_s", "token_s", "flops_per_byte", "routed_flops_share",
+                "attention_flops_share", "unpack_bytes")  # fmt: skip
 # A PCIe 3.0 x16 link (15.75 GB/s) carried experts at 10.6 GB/s (Quadro RTX 5000, n-cpu-moe 16 to 40).
 LINK_SHARE = 0.67
 
@@ -305,7 +292,8 @@ def make_kernels(decode: Array, prompt: Array) -> dict[str, dict[str, Any]]:
             decode_logs[i] + decode[0] + decode[1 + i], prompt_logs[i] + prompt[0] + prompt[1 + i]
         )
     common = make_row(decode_logs[0] + decode[0], prompt_logs[0] + prompt[0])
-    found["cpu"] |= CPU
+    cpu = json.loads(OUT.read_text())["kernels"]["cpu"]
+    found["cpu"] |= {name: cpu[name] for name in CPU_MEASURED} | {"sheet_share": CPU_SHEET_SHARE}
     return {**found, "other": common, "rpc": {**found["cpu"], "hop_s": 300e-6, "border_s": 600e-6}}
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moetool import anatomy, gguf
@@ -107,6 +107,7 @@ KINDS = st.sampled_from(sorted(load_constants().kernels))
 QUANTS = st.sampled_from(["F16", "Q8_0", "Q6_K", "Q4_K", "Q4_0", "MXFP4", "IQ4_XS", "IQ2_XS"])
 
 
+@settings(deadline=None)
 @given(kind=KINDS, quant=QUANTS, billions=st.floats(0.1, 100.0), factor=st.floats(1.0, 4.0))
 def test_more_to_read_is_never_faster(kind: str, quant: str, billions: float, factor: float) -> None:
     small, large = whole(read(billions, 4.0, quant)), whole(read(billions * factor, 4.0, quant))
@@ -115,6 +116,7 @@ def test_more_to_read_is_never_faster(kind: str, quant: str, billions: float, fa
     assert prompt(large, where) <= prompt(small, where)
 
 
+@settings(deadline=None)
 @given(kind=KINDS, quant=QUANTS, gb_s=st.floats(10.0, 3000.0), factor=st.floats(1.0, 4.0))
 def test_more_bandwidth_is_never_slower(kind: str, quant: str, gb_s: float, factor: float) -> None:
     work = whole(read(7.0, 4.5, quant))
@@ -122,6 +124,7 @@ def test_more_bandwidth_is_never_slower(kind: str, quant: str, gb_s: float, fact
     assert prompt(work, lane(kind, gb_s * factor)) >= prompt(work, lane(kind, gb_s))
 
 
+@settings(deadline=None)
 @given(kind=KINDS, depth=st.integers(0, 100_000), more=st.integers(1, 100_000))
 def test_depth_slows_down_and_a_window_stops_it(kind: str, depth: int, more: int) -> None:
     full, sliding = Cache(131072.0, 0, 524288.0), Cache(131072.0, 1024, 524288.0)
@@ -131,6 +134,7 @@ def test_depth_slows_down_and_a_window_stops_it(kind: str, depth: int, more: int
     assert decode(window, lane(kind), depth=1024 + more) == decode(window, lane(kind), depth=1024)
 
 
+@settings(deadline=None)
 @given(kind=KINDS, gb_s=st.floats(10.0, 3000.0))
 def test_the_interval_holds_the_prediction(kind: str, gb_s: float) -> None:
     speed = predict_work(LLAMA_8B, [lane(kind, gb_s)])
@@ -138,6 +142,7 @@ def test_the_interval_holds_the_prediction(kind: str, gb_s: float) -> None:
     assert speed.prompt_low < speed.prompt_tok_s < speed.prompt_high  # type: ignore[operator]
 
 
+@settings(deadline=None)
 @given(n_tokens=st.integers(1, 4096))
 def test_a_batch_touches_at_most_all_experts(n_tokens: int) -> None:
     experts = read(28.99, 4.85, used=8 / 128)
@@ -274,8 +279,8 @@ def where(model: anatomy.Anatomy, settings: Settings) -> Where:
 @pytest.mark.parametrize("name", ["Qwen3-30B-A3B-Q4_K_M", "Qwen3.5-35B-A3B-Q4_K_M", "gpt-oss-20b-MXFP4"])
 def test_all_bytes_of_a_token_are_read(name: str) -> None:
     model = load(name)
-    for settings in (Settings(), ALL, EXPERTS, replace(ALL, n_gpu_layers=10)):
-        work = make_work(model, settings, where(model, settings))
+    for wanted in (Settings(), ALL, EXPERTS, replace(ALL, n_gpu_layers=10)):
+        work = make_work(model, wanted, where(model, wanted))
         total = sum(read.n_bytes for share in work.devices for read in share.reads)
         assert total == pytest.approx(model.bytes_per_token, rel=0.001)
         assert sum(share.n_layers for share in work.devices) == model.n_layer
@@ -353,6 +358,7 @@ def test_runs_of_another_model_count_for_less() -> None:
     assert near < far < 100  # type: ignore[operator]
 
 
+@settings(deadline=None)
 @given(ratios=st.lists(st.floats(0.2, 5.0), min_size=1, max_size=8))
 def test_calibration_stays_within_what_was_measured_and_narrows(ratios: list[float]) -> None:
     speed = calibrate(SPEED, TARGET, [run(ratio) for ratio in ratios])

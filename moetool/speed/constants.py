@@ -29,11 +29,11 @@ class KernelConstants:
     bandwidth into a measurable one.
 
     Prompt: `flops_per_byte` × bandwidth is the throughput of dense products (CPU: `thread_flops_s` × the
-    threads); `routed_flops_share` and `attention_flops_share` are the parts of it that routed experts and
-    attention reach.
+    threads, by type); `routed_flops_share` and `attention_flops_share` are the parts of it that routed
+    experts and attention reach.
 
-    CPU only: `weight_s` is what one thread needs to multiply one weight: a few cores can be slower than
-    the memory.
+    CPU only: `weight_s` is what one thread needs to multiply one weight of a type with a single token: a few
+    cores can be slower than the memory.
     """
 
     read_share: float
@@ -51,7 +51,7 @@ class KernelConstants:
     routed_flops_share: float
     attention_flops_share: float
     sheet_share: float = 1.0
-    thread_flops_s: float = 0.0
+    thread_flops_s: Mapping[str, float] | None = None
     weight_s: Mapping[str, float] | None = None
 
 

@@ -135,7 +135,8 @@ def _batch_s(read: Read, lane: Lane, helper: Lane | None, n_tokens: int, constan
     else:
         travelling = touched / _bandwidth(lane, constants.of(lane.kind))
     kernels = constants.of(lane.kind)
-    flops_s = _flops_s(lane, kernels) * (kernels.routed_flops_share if read.routed else 1.0)
+    part = kernels.routed_flops_share if read.routed else 1.0
+    flops_s = _flops_s(lane, kernels, read.quant) * part
     return travelling + 2 * read.n_weights * n_tokens / flops_s
 
 
@@ -149,12 +150,13 @@ def touched_bytes(read: Read, n_tokens: int) -> float:
 
 def _attention_s(share: DeviceWork, lane: Lane, kernels: KernelConstants, load: Load) -> float:
     flops = sum(cache.cell_flops * cache.cells(load.depth + load.n_prompt / 2) for cache in share.caches)
-    return load.n_prompt * flops / (_flops_s(lane, kernels) * kernels.attention_flops_share)
+    return load.n_prompt * flops / (_flops_s(lane, kernels, "F16") * kernels.attention_flops_share)
 
 
-def _flops_s(lane: Lane, kernels: KernelConstants) -> float:
-    if kernels.thread_flops_s:
-        return kernels.thread_flops_s * lane.n_threads
+def _flops_s(lane: Lane, kernels: KernelConstants, quant: str) -> float:
+    """Operations per second of large products with weights of a type (attention: with cached F16)."""
+    if kernels.thread_flops_s is not None:
+        return by_quant(kernels.thread_flops_s, quant) * lane.n_threads
     return kernels.flops_per_byte * _bandwidth(lane, kernels)
 
 
