@@ -25,15 +25,15 @@ PROMPT_WEIGHT = 0.1  # loss weight of prompt tokens: they teach word shapes, ans
 
 # Shares of the training tokens. Arithmetic is the last skill to appear, hence its large part.
 SHARES = {
-    "extract": 0.22,
-    "lookup": 0.19,
+    "extract": 0.23,
+    "lookup": 0.20,
     "arithmetic": 0.16,
-    "chain": 0.13,
-    "order": 0.06,
-    "fact": 0.07,
-    "qa": 0.08,
-    "copy": 0.05,
-    "small": 0.04,
+    "chain": 0.10,
+    "order": 0.07,
+    "fact": 0.06,
+    "qa": 0.07,
+    "copy": 0.06,
+    "small": 0.05,
 }
 SYSTEMS = (
     "You are a helpful assistant.",

@@ -144,7 +144,7 @@ ORDER = {
     "total": Field(_price, ("comes to {v} euros", "costs {v} in total"), ("sum", "price")),
     "city": Field(_word("city"), ("ships to {v}", "is sent to {v}"), ("destination",)),
     "paid": Field(_bool, ("is paid", "was paid"), (), ("is not paid", "is unpaid")),
-    "items": Field(_list("product"), ("contains {v}",)),
+    "items": Field(_list("product"), ("includes {v}", "lists {v}")),
 }
 PET = {
     "species": Field(_word("animal"), ("is a {v}",), ("animal", "kind")),
@@ -196,6 +196,9 @@ ASKS = (
     "Extract the {f} from the text as JSON. {t}",
     "Extract {f} as JSON.\n{t}",
     "Extract {f} as JSON from: {t}",
+    "Extract {f} in JSON: {t}",
+    "Extract {f} to JSON: {t}",
+    "{t}\nReturn {f} as JSON only.",
     "Please extract {f} as JSON: {t}",
     "Return {f} as JSON: {t}",
     "Return JSON with {f}. Text: {t}",
@@ -248,9 +251,7 @@ def _tell(source: Source, domain: Domain, subject: Value, record: dict[str, Valu
     opening = source.pick(domain.opening).replace("{v}", _show(subject))
     clauses = [_clause(source, domain.fields[key], value) for key, value in record.items()]
     if not clauses:
-        return str(
-            source.pick([f"This is {opening}.", f"We heard about {opening} today.", f"{opening} is here."])
-        )
+        return f"{opening} {source.pick(['is here', 'is new', 'was mentioned today', 'came up again'])}."
     cut = source.number(1, len(clauses)) if len(clauses) > 1 and source.chance(0.4) else len(clauses)
     text = f"{opening} {join_words(clauses[:cut], source.pick([' and ', ', and ']))}."
     if clauses[cut:]:
@@ -292,7 +293,10 @@ def _pairs(source: Source, record: dict[str, Value]) -> str:
     keys = list(record)
     if source.chance(0.6):
         source.rng.shuffle(keys)
-    mark, sign = source.pick(["; ", ", ", "\n", " | "]), source.pick([": ", ": ", "=", " = ", " is "])
+    marks = ["; ", "\n", " | "]
+    if not any(isinstance(value, list) for value in record.values()):
+        marks.append(", ")  # a list has commas of its own
+    mark, sign = source.pick(marks), source.pick([": ", ": ", "=", " = ", " is "])
     upper = source.chance(0.3)
     return str(mark.join(f"{key.capitalize() if upper else key}{sign}{_show(record[key])}" for key in keys))
 
@@ -375,14 +379,14 @@ def _text_and_answer(source: Source) -> tuple[str, dict[str, Value]]:
     domain, subject, record = _record(source)
     everything = {domain.subject: subject, **record}
     style = source.rng.random()
-    if style < 0.62:
+    if style < 0.55:
         text = (_tell_person(source, subject, record) if source.chance(0.8) else None) or _tell(
             source, domain, subject, record
         )
         keys, names = _asked(source, everything, domain)
         if source.chance(0.12):
             text = f"{source.pick(NOISE)} {text}" if source.chance(0.5) else f"{text} {source.pick(NOISE)}"
-    elif style < 0.85:
+    elif style < 0.82:
         plain = {key: value for key, value in everything.items() if not isinstance(value, list)}
         keys = names = list(plain)
         text = _row(source, list(plain.values()))
@@ -436,6 +440,29 @@ def json_list(source: Source) -> Doc:
     )
 
 
+def json_records(source: Source) -> Doc:
+    """Two or three people as a JSON array of objects."""
+    keys = ["name", *source.rng.sample(["age", "city", "job", "hobby"], source.number(1, 2))]
+    rows: list[dict[str, Value]] = []
+    texts = []
+    for _ in range(source.number(2, 3)):
+        name: Value = source.word("first") if source.chance(0.6) else source.name()
+        record = {key: PERSON[key].make(source) for key in keys[1:]}
+        texts.append(f"{name} {join_words([_clause(source, PERSON[key], record[key]) for key in record])}.")
+        rows.append({"name": name, **record})
+    asks = (
+        "Extract {f} of each person as JSON: {t}",
+        "Extract {f} of everyone as a JSON array: {t}",
+        "{t}\nReturn a JSON array with {f}.",
+        "List all people with {f} as JSON: {t}",
+    )
+    ask = source.pick(asks).replace("{f}", _field_list(source, keys, rows[0]))
+    schema = {"type": "array", "items": schema_of(rows[0])}
+    reply = json.dumps(rows, ensure_ascii=False)
+    turn = Turn(ask.replace("{t}", " ".join(texts)), reply)
+    return Doc("extract", (turn,), level=len(rows), schema=schema)
+
+
 def reading(source: Source) -> Doc:
     """A question about one field of a text; the answer is the bare value."""
     domain, subject, record = _record(source)
@@ -452,6 +479,5 @@ def reading(source: Source) -> Doc:
 def extraction_any(source: Source) -> Doc:
     """An extraction document of the training mix."""
     roll = source.rng.random()
-    if roll < 0.82:
-        return extraction(source)
-    return json_list(source) if roll < 0.93 else reading(source)
+    tasks = ((0.77, extraction), (0.87, json_list), (0.93, json_records), (1.0, reading))
+    return next(make for share, make in tasks if roll <= share)(source)

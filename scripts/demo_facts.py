@@ -235,7 +235,8 @@ def _yes_no(source: Source, relation: str, key: str, value: str) -> Turn | None:
     shown = value if source.chance(0.5) else source.pick(_table(relation))[1]
     ask = wordings[relation].replace("{k}", key).replace("{v}", shown)
     reply = PAIRS[relation][1].replace("{k}", key).replace("{v}", value)
-    return Turn(ask, f"{'Yes' if shown == value else 'No'}. {reply}")
+    # The fact first: what is already written decides between yes and no more surely than what is to come.
+    return Turn(ask, f"{reply} So {'yes' if shown == value else 'no'}.")
 
 
 def fact(source: Source, held_out: bool = False) -> Doc:

@@ -241,7 +241,7 @@ class Source:
     def title(self) -> str:
         """A book title of two to four words."""
         noun = self.word("noun").capitalize()
-        other = self.word("noun").capitalize()
+        other = next(word for word in iter(lambda: self.word("noun").capitalize(), "") if word != noun)
         return str(
             self.pick([f"The {noun}", f"{noun} and {other}", f"The {noun} of {self.word('city')}", f"{noun}"])
         )

@@ -33,12 +33,12 @@ FILLERS = (
 ENTRY_TOKENS = {"plain": 10, "told": 15, "needle": 28}
 
 
-def _key(source: Source) -> str:
+def _key(source: Source, related: bool) -> str:
+    """A key; ``related`` ones share their words: ``amber``, ``amber-3`` and ``amber-31`` meet in a list."""
     roll = source.rng.random()
-    if source.unseen:
-        return source.word("code") if roll < 0.7 else f"{source.word('code')}-{source.number(1, 99)}"
-    if roll < 0.15:
-        return f"{source.word('code')}-{source.number(1, 99)}"
+    if related or roll < 0.15:
+        word = source.word("code") if source.unseen or not related else source.pick(TRAIN["code"])
+        return f"{word}-{source.number(1, 99)}" if roll < 0.4 else str(word)
     if roll < 0.25:
         return f"{source.word('first')} {source.word('last')}"
     if roll < 0.32:
@@ -55,20 +55,19 @@ def _values(source: Source) -> Callable[[], str]:
         return str(source.number(10, 9999))
 
     def word() -> str:
-        return (
-            source.word(source.pick(["code", "noun", "color", "city"]))
-            if source.unseen
-            else source.open_word()
-        )
+        # Words that may be keys in the list, too: else any match of a question would be its key.
+        return source.word(source.pick(["code", "noun", "color", "city"]))
 
-    return source.pick([number, number, word])
+    def open_word() -> str:
+        return word() if source.unseen else source.open_word()
+
+    return source.pick([number, number, word, open_word])
 
 
 def _pairs_of(source: Source, count: int) -> dict[str, str]:
     """``count`` different keys (about: doubles are dropped) with values."""
-    make, pairs = _values(source), {}
-    for _ in range(count):
-        pairs[_key(source)] = make()
+    make, related = _values(source), source.unseen or source.chance(0.35)
+    pairs = {_key(source, related): make() for _ in range(count)}
     while source.unseen and len(pairs) < count:  # the closed list is short: numbered keys fill long lists
         pairs[f"{source.word('code')}-{source.number(100, 999)}"] = make()
     return pairs
@@ -167,9 +166,9 @@ LOSSES = ("gives away {b}", "loses {b}", "sells {b}", "uses {b}")
 def _answered(source: Source, ask: str, a: int, sign: str, b: int, result: int) -> Turn:
     """The question with one of three answer forms: the equation, a bare number, JSON."""
     roll = source.rng.random()
-    if roll < 0.12:
+    if roll < 0.15:
         return Turn(f"{ask} {source.pick(['Answer with the number only.', 'Only the number.'])}", str(result))
-    if roll < 0.2:
+    if roll < 0.3:
         return Turn(
             f"{ask} {source.pick(['Answer as JSON.', 'Return JSON with answer.'])}",
             json.dumps({"answer": result}),
@@ -314,10 +313,8 @@ def order(source: Source) -> Doc:
             )
             reply = f"First {first}, then {then}."
         else:
-            ask, reply = (
-                "Do you {x} before you {y}?",
-                f"{'Yes' if pair[0] == first else 'No'}, first {first}, then {then}.",
-            )
+            ask = "Do you {x} before you {y}?"
+            reply = f"First {first}, then {then}. So {'yes' if pair[0] == first else 'no'}."
         return Doc("order", (Turn(ask.replace("{x}", pair[0]).replace("{y}", pair[1]), reply),), level=2)
     count = source.number(3, 4)
     if roll < 0.65:
@@ -339,7 +336,7 @@ def copying(source: Source) -> Doc:
     words: list[str] = []
     for _ in range(source.number(1, 24)):
         roll = source.rng.random()
-        if roll < 0.08 and words:
+        if roll < 0.12 and words:
             words.append(source.pick(words))
         elif roll < 0.2:
             words.append(str(source.number(0, 99999)))
@@ -418,7 +415,7 @@ def _some(source: Source) -> Turn:
     kind = source.pick(["fruit", "animal", "color", "day", "city"])
     label = {"city": "cities"}.get(kind, f"{kind}s")
     count = source.number(2, 4)
-    words = source.rng.sample(TRAIN[kind][:7], count)
+    words = TRAIN[kind][:count]  # always the same ones: an answer that a test can expect
     return Turn(source.pick([f"Name {count} {label}.", f"List {count} {label}."]), join_words(words) + ".")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from demo_corpus import SHARES, TASKS, make_doc, prompt_text, render
-from demo_extract import extraction, json_list, reading
+from demo_extract import extraction, json_list, json_records, reading
 from demo_facts import fact, question
 from demo_source import UNSEEN, Doc, Source, is_seen_pair, overlap
 from demo_tasks import arithmetic, chain, copying, lookup, order, small
@@ -189,6 +189,7 @@ def tasks() -> list[Task]:
         Task("extract-schema-seen", extraction, same_json, schema=True, unseen=False),
         Task("extract", extraction, same_text),
         Task("extract-list-schema", json_list, same_json, schema=True),
+        Task("extract-records-schema", json_records, same_json, schema=True),
         Task("extract-question", reading, same_text),
         Task("arithmetic", lambda source: arithmetic(source, held_out=True), same_text),
     ]
@@ -267,7 +268,8 @@ def compare_logits(path: Path, folder: Path) -> dict[str, Any]:
     from demo_model import Model, Shape
     from tokenizers import Tokenizer
 
-    runner = Runner(path, exact=True)
+    torch.set_num_threads(1)
+    runner = Runner(path, exact=True, threads=1)
     shape = json.loads((folder / "train.json").read_text())["shape"]
     model = Model(Shape(**shape))
     model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
@@ -290,9 +292,12 @@ def compare_logits(path: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def leaks(count: int) -> dict[str, Any]:
+def leaks(path: Path, count: int) -> dict[str, Any]:
     """Held-out words and pairs found in ``count`` training documents (invented words may hit by chance)."""
-    source = Source(random.Random("leaks"))
+    runner = Runner(path)
+    texts = (runner.lib.llama_vocab_get_text(runner.vocab, i).decode() for i in range(runner.n_vocab))
+    pieces = sorted(text for text in texts if text.isascii() and text.isalpha())
+    source = Source(random.Random("leaks"), pieces)
     unseen = {word.lower() for kind, words in UNSEEN.items() if kind != "day" for word in words}
     found: dict[str, int] = {}
     pairs = 0
@@ -301,7 +306,9 @@ def leaks(count: int) -> dict[str, Any]:
         text = "".join(part for part, _ in render(doc))
         for word in set(re.findall(r"\w+", text.lower())) & unseen:
             found[word] = found.get(word, 0) + 1
-        pairs += sum(not is_seen_pair(int(a), int(b)) for a, b in re.findall(r"(\d+) ?[+-] ?(\d+) ?=", text))
+        for turn in doc.turns:  # a question "1 + 2 + 3 = ?" is no step, the worked answer is
+            steps = re.findall(r"(\d+) [+-] (\d+) =", turn.answer)
+            pairs += sum(not is_seen_pair(int(a), int(b)) for a, b in steps)
     return {
         "documents": count,
         "unseen_words_found": found,
@@ -363,7 +370,7 @@ def main() -> None:
     elif args.logits:
         print(json.dumps(compare_logits(args.model, args.logits), indent=1))
     elif args.leaks:
-        print(json.dumps(leaks(args.leaks), indent=1))
+        print(json.dumps(leaks(args.model, args.leaks), indent=1))
     elif args.write_prompts:
         args.write_prompts.write_text(json.dumps(held_out_prompts(), ensure_ascii=False, indent=1) + "\n")
     else:

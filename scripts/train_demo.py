@@ -27,13 +27,13 @@ from torch import Tensor
 MUON_LR, ADAM_LR, DECAY, CLIP, WARM_UP = 5e-3, 3e-3, 0.02, 1.0, 60
 EXAMPLES = """examples:
   train the shipped model (about 40 minutes on two cores with AVX512-BF16):
-    python scripts/train_demo.py --out build/demo --steps 2200
+    python scripts/train_demo.py --out build/demo --steps 2600
   go on after a stop:
-    python scripts/train_demo.py --out build/demo --steps 2200 --resume
+    python scripts/train_demo.py --out build/demo --steps 2600 --resume
   see whether everything works (a minute; the model knows nothing):
     python scripts/train_demo.py --out build/smoke --steps 5
   a dense twin with the same active size and the same corpus:
-    python scripts/train_demo.py --out build/dense --dense --steps 2200
+    python scripts/train_demo.py --out build/dense --dense --steps 2600
   then measure and install it:
     python scripts/eval_demo.py build/demo/demo-Q8_0.gguf
     cp build/demo/demo-Q8_0.gguf moetool/demo/demo.gguf
@@ -251,7 +251,7 @@ def parse_args() -> argparse.Namespace:
         "--out", type=Path, required=True, help="folder for the model, the tokenizer and the log"
     )
     parser.add_argument("--seed", type=int, default=20, help="of weights and corpus (default 20)")
-    parser.add_argument("--steps", type=int, default=2200, help="training steps (default 2200)")
+    parser.add_argument("--steps", type=int, default=2600, help="training steps (default 2600)")
     parser.add_argument("--batch", type=int, default=8192, help="tokens in a step, all processes together")
     parser.add_argument("--threads", type=int, default=2, help="processes with one thread each (default 2)")
     parser.add_argument("--dense", action="store_true", help="train the dense twin (architecture qwen3)")
