@@ -328,6 +328,11 @@ def test_lanes_of_a_machine() -> None:
     assert make_lanes(MACHINE)[0].n_threads == MACHINE.n_threads
 
 
+def test_an_integrated_gpu_needs_no_link() -> None:
+    shared = Device("Vulkan0", "Radeon 8060S", "igpu", 64 << 30, 60 << 30, 256 * GB, "table: …")
+    assert make_lanes(replace(MACHINE, devices=(CPU, shared)))[1].link_bytes_s == 256 * GB
+
+
 # --- calibration --------------------------------------------------------------------------------------------
 
 SPEED = Speed(100.0, 75.0, 130.0, 1000.0, 500.0, 1600.0)

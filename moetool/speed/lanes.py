@@ -44,12 +44,14 @@ def make_lanes(machine: Machine, n_threads: int = 0) -> tuple[Lane, ...]:
 
 
 def _make_lane(device: Device, n_threads: int) -> Lane:
+    # What shares the RAM needs no link: copying goes at the memory's own speed.
+    shared = device.bandwidth_bytes_s if device.kind == "igpu" else None
     return Lane(
         device=device.name,
         kind=lane_kind(device.name, device.description),
         bandwidth_bytes_s=device.bandwidth_bytes_s,
         measured=device.bandwidth_source.startswith("measured"),
-        link_bytes_s=device.link_bytes_s,
+        link_bytes_s=device.link_bytes_s or shared,
         n_threads=n_threads,
     )
 
