@@ -7,7 +7,7 @@ a few are); then whole layers in RAM; then the CPU alone. Whatever the user fixe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from moetool.anatomy import Anatomy
@@ -19,6 +19,8 @@ from moetool.speed import Load, Speed, Where, predict_speed
 
 DEFAULT_CTX = 8192
 MIB = 1 << 20
+# Beyond this share of llama.cpp's own figure, a difference is spelled out.
+DRY_RUN_TOLERANCE = 0.02
 # What a driver, its pools and other programs take that no allocator line shows.
 DEFAULT_RESERVE_BYTES = 512 * MIB
 
@@ -98,6 +100,38 @@ def _speed(anatomy: Anatomy, machine: Machine, settings: Settings, load: Load | 
     tensors = place_tensors(anatomy, settings, machine.devices)
     where = Where(tensors, placement.layers, placement.output)
     return predict_speed(anatomy, settings, where, machine, load=load)
+
+
+def check_plan(plan: Plan, kv_bytes: int, compute_bytes: Mapping[str, int], reserve_bytes: int) -> Plan:
+    """The plan held against llama.cpp's own allocator (a dry run): where the two differ, the larger counts.
+
+    `kv_bytes` is the sum of all KV caches, `compute_bytes` the compute buffers by device.
+    """
+    own_kv = sum(row.kv_bytes for row in plan.memory)
+    growth = max(1.0, kv_bytes / own_kv) if own_kv else 1.0
+    memory = tuple(
+        replace(
+            row,
+            kv_bytes=round(row.kv_bytes * growth),
+            compute_bytes=max(row.compute_bytes, compute_bytes.get(row.device, 0)),
+        )
+        for row in plan.memory
+    )
+    ours = own_kv + sum(row.compute_bytes for row in plan.memory)
+    theirs = kv_bytes + sum(compute_bytes.values())
+    fits = not shortfalls(memory, plan.machine, reserve_bytes)
+    reason = Reason("dry-run", _dry_run_text(ours, theirs))
+    return replace(plan, memory=memory, fits=fits, reasons=(*plan.reasons, reason))
+
+
+def _dry_run_text(ours: int, theirs: int) -> str:
+    difference = abs(ours - theirs) / max(theirs, 1)
+    if difference <= DRY_RUN_TOLERANCE:
+        return f"llama.cpp's allocator agrees within {difference:.1%} (dry run)"
+    return (
+        f"llama.cpp's allocator takes {theirs / MIB:.1f} MiB for caches and computing, predicted were "
+        f"{ours / MIB:.1f}: the larger counts (dry run)"
+    )
 
 
 def shortfalls(memory: Sequence[DeviceMemory], machine: Machine, reserve_bytes: int) -> dict[str, int]:

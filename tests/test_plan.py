@@ -14,7 +14,7 @@ from moetool.assets import demo_model_path
 from moetool.errors import UsageError
 from moetool.gguf import open_header
 from moetool.machine import Device, Machine
-from moetool.plan import Plan, Wishes, make_plan, shortfalls
+from moetool.plan import Plan, Wishes, check_plan, make_plan, shortfalls
 from moetool.settings import TensorOverride
 
 GIB = 1 << 30
@@ -131,3 +131,18 @@ def test_a_plan_that_fits_leaves_the_reserve_free_everywhere(
     assert plan.reasons
     weights = sum(row.weights_bytes for row in plan.memory)
     assert weights >= MOE.weights_bytes
+
+
+def test_a_dry_run_that_agrees_is_said_and_one_that_differs_raises_the_plan() -> None:
+    plan = make_plan(DEMO, machine(8), Wishes())
+    (row,) = plan.memory
+    agreed = check_plan(plan, row.kv_bytes, {"CPU": row.compute_bytes}, 0)
+    assert agreed.memory == plan.memory
+    assert "agrees" in agreed.reasons[-1].text
+    more = check_plan(plan, 3 * row.kv_bytes, {"CPU": 2 * row.compute_bytes}, 0)
+    assert (more.memory[0].kv_bytes, more.memory[0].compute_bytes) == (
+        3 * row.kv_bytes,
+        2 * row.compute_bytes,
+    )
+    assert "the larger counts" in more.reasons[-1].text
+    assert not check_plan(plan, 20 * GIB, {}, 0).fits

@@ -88,6 +88,15 @@ def plan_for(opened: Opened, machine: Machine, wishes: Wishes) -> Plan:
     return make_plan(opened.anatomy, machine, wishes)
 
 
+def check_by_dry_run(plan: Plan, opened: Opened, wishes: Wishes) -> Plan:
+    """The plan held against llama.cpp's allocator; only for the machine we are on."""
+    from moetool.engine.dry_run import dry_run
+    from moetool.plan import check_plan
+
+    dry = dry_run(opened.model.paths, plan.settings, opened.anatomy.arch)
+    return check_plan(plan, dry.kv_bytes, dry.compute_bytes(), wishes.reserve_bytes)
+
+
 def make_wishes(
     ctx: str | None,
     kv: str,

@@ -37,11 +37,13 @@ def plan(
     moetool doctor -o json > desk.json; moetool plan ./model.gguf --machine desk.json
     """
     from moetool import report
-    from moetool.cli.opening import make_wishes, open_model, plan_for, read_this_machine
+    from moetool.cli.opening import check_by_dry_run, make_wishes, open_model, plan_for, read_this_machine
 
     opened = open_model(model)
     wishes = make_wishes(ctx, kv, threads, gpu_layers, n_cpu_moe, experts)
     chosen = plan_for(opened, read_this_machine(machine, measure=True), wishes)
+    if machine is None and chosen.fits:
+        chosen = check_by_dry_run(chosen, opened, wishes)
     if output is Output.json:
         from moetool.cli.boundary import print_result
 

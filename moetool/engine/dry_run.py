@@ -35,6 +35,16 @@ class DryRun:
         """Bytes of all buffers that hold "compute", "output" or "state"."""
         return sum(buffer.n_bytes for buffer in self.buffers if buffer.holds == holds)
 
+    def compute_bytes(self) -> dict[str, int]:
+        """Compute buffers by device; pinned host memory ("CUDA_Host") is the CPU's."""
+        found: dict[str, int] = {}
+        for buffer in self.buffers:
+            if buffer.holds == "compute":
+                host = buffer.buffer.startswith("CPU") or buffer.buffer.endswith("_Host")
+                device = "CPU" if host else buffer.buffer
+                found[device] = found.get(device, 0) + buffer.n_bytes
+        return found
+
 
 def dry_run(paths: Sequence[Path], settings: Settings, arch: str) -> DryRun:
     """Let llama.cpp lay out model and context without allocating; EngineError with its reason if it refuses.
