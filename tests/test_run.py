@@ -68,9 +68,8 @@ def test_the_document_has_the_answer_the_plan_and_both_sides_of_the_promise(moet
 
 def test_a_seed_repeats_a_run_and_another_seed_does_not(moetool: Moetool) -> None:
     def once(seed: str) -> str:
-        return moetool(
-            "run", "demo", "Once upon", "--raw", "--temp", "3", "--top-k", "0", "-n", "12", "--seed", seed
-        ).out
+        flags = ["--raw", "--temp", "3", "--top-k", "0", "--top-p", "1", "--min-p", "0", "-n", "12"]
+        return moetool("run", "demo", "Once upon", *flags, "--seed", seed).out
 
     first = once("7")
     assert first == once("7")
@@ -135,12 +134,12 @@ def test_ctrl_c_stops_the_answer_and_exits_130(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         env=clean_environment(tmp_path),
     )
-    time.sleep(1.5)
+    time.sleep(3)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=20)
     assert process.returncode == 130
+    assert out == b""
     assert b"Traceback" not in err
-    assert b"Interrupted" in err
 
 
 def test_a_reader_that_goes_away_is_not_an_error_to_complain_about(tmp_path: Path) -> None:
