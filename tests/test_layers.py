@@ -49,6 +49,7 @@ DOORS: dict[str, set[str]] = {
     "typer": {"cli", "__main__"},
     "jinja2": {"template"},
     "subprocess": {"machine"},
+    "pynvml": {"machine"},
 }
 
 
