@@ -10,6 +10,7 @@ from moetool.machine import Device
 from moetool.memory.caches import layer_kv_bytes, layer_state_bytes, make_cells, uses_flash_attention
 from moetool.memory.compute import compute_bytes
 from moetool.memory.placement import make_placement, weight_bytes
+from moetool.memory.refusals import check_cache_types
 from moetool.settings import Settings
 
 
@@ -38,9 +39,10 @@ def device_memory(
 ) -> tuple[DeviceMemory, ...]:
     """What each device in use must hold, the CPU first.
 
-    Raises UsageError for what llama.cpp would refuse: an unknown device, a cache type that the rows do
-    not fit, a pattern that is no regular expression.
+    Raises UsageError for what llama.cpp would refuse: an unknown device, cache types that this model does
+    not take, a pattern that is no regular expression.
     """
+    check_cache_types(anatomy, settings)
     placement = make_placement(anatomy, settings, devices)
     weights = weight_bytes(anatomy, settings, devices)
     compute = compute_bytes(anatomy, settings, devices)

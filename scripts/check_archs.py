@@ -1,0 +1,118 @@
+"""moetool.anatomy and moetool.memory against llama.cpp itself, for one small file of every architecture.
+
+    test-llama-archs -o ARCHS_DIR        # llama.cpp's own test writes the files
+    python scripts/check_archs.py ARCHS_DIR [NAME_BEGINS_WITH]
+
+llama.cpp loads each file without allocating (scripts/llama_memory.py, one process a file) in three contexts
+and two types of cache. Parameters, weights and caches must be equal; the total must be within 3 % or 8 MiB.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moetool.anatomy import Anatomy, make_anatomy
+from moetool.errors import UsageError
+from moetool.gguf import open_header
+from moetool.machine import Device
+from moetool.memory import device_memory
+from moetool.settings import Settings
+
+CPU = Device("CPU", "", "cpu", 1 << 40, 1 << 40)
+RUNS = [
+    {"n_ctx": n_ctx, "type_k": name, "type_v": name}
+    for n_ctx in (512, 4096, 32768)
+    for name in ("f16", "q8_0")
+]
+NEAR, NEAR_BYTES = 0.03, 8 << 20
+
+
+@dataclass(frozen=True)
+class Result:
+    """One load of one file: what is not equal, and by how much total and compute buffer are off."""
+
+    file: str
+    unequal: tuple[str, ...]
+    total_error: float
+    compute_error: float
+    off_bytes: int
+
+
+def ask_llama(path: Path) -> list[dict[str, Any]]:
+    """llama.cpp's figures for each of RUNS; a run that ended the process, and those after it, are missing."""
+    script = Path(__file__).with_name("llama_memory.py")
+    lines = "\n".join(json.dumps(run) for run in RUNS)
+    done = subprocess.run(
+        [sys.executable, str(script), str(path)], input=lines, capture_output=True, text=True, timeout=600
+    )
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def compare(path: Path, anatomy: Anatomy, run: dict[str, Any], truth: dict[str, Any]) -> Result | None:
+    """None where llama.cpp refuses the settings and we do too."""
+    try:
+        (ours,) = device_memory(anatomy, Settings(**run), [CPU])
+    except UsageError as error:
+        return None if "error" in truth else Result(path.name, (f"we refuse: {error}",), 0, 0, 0)
+    if "error" in truth:
+        return Result(path.name, (f"llama.cpp refuses: {truth['error'].strip()}",), 0, 0, 0)
+    weights, caches, compute = (truth[key]["CPU"] for key in ("weights", "context", "compute"))
+    pairs = {
+        "parameters": (anatomy.n_params, truth["n_params"]),
+        "weights": (ours.weights_bytes, weights),
+        "KV and state": (ours.kv_bytes + ours.state_bytes, caches),
+        "unknown tensors": (anatomy.unknown, ()),
+    }
+    unequal = tuple(f"{what}: {mine} is not {true}" for what, (mine, true) in pairs.items() if mine != true)
+    total = weights + caches + compute
+    off = ours.total_bytes - ours.output_bytes - total
+    return Result(path.name, unequal, off / total, ours.compute_bytes / compute - 1, abs(off))
+
+
+def check(path: Path) -> list[Result | None]:
+    anatomy = make_anatomy(open_header(path))
+    return [compare(path, anatomy, run, truth) for run, truth in zip(RUNS, ask_llama(path), strict=False)]
+
+
+def show(results: list[Result], n_refused: int, n_files: int) -> None:
+    totals = [abs(r.total_error) for r in results]
+    print(f"\n{n_files} files, {len(results)} loads, {n_refused} refused by both")
+    print(f"not equal: {sum(bool(r.unequal) for r in results)}")
+    print(f"total: median error {100 * statistics.median(totals):.3f} %, worst {100 * max(totals):.2f} %")
+    print(f"total off by more than 0.5 %: {sum(error > 0.005 for error in totals)}")
+    far = [r for r in results if abs(r.total_error) > NEAR and r.off_bytes > NEAR_BYTES]
+    print(f"total off by more than {100 * NEAR:.0f} % and {NEAR_BYTES >> 20} MiB: {len(far)}")
+
+
+def main() -> int:
+    begin = sys.argv[2] if len(sys.argv) > 2 else ""
+    results: list[Result] = []
+    n_refused = 0
+    files = sorted(p for p in Path(sys.argv[1]).glob("*.gguf") if p.name.startswith(begin))
+    print(f"{'file':28} {'loads':>5} {'total, worst %':>15} {'compute, worst %':>17} {'off MiB':>8}")
+    for path in files:
+        found = check(path)
+        here = [r for r in found if r is not None]
+        results += here
+        n_refused += len(found) - len(here)
+        if not here:
+            print(f"{path.stem:28} no load")
+            continue
+        total = max((r.total_error for r in here), key=abs)
+        compute = max((r.compute_error for r in here), key=abs)
+        off = max(r.off_bytes for r in here) / 2**20
+        print(f"{path.stem:28} {len(here):5} {100 * total:+15.2f} {100 * compute:+17.2f} {off:8.2f}")
+        print(*dict.fromkeys(f"    {what}" for r in here for what in r.unequal), sep="\n", end="")
+    show(results, n_refused, len(files))
+    wrong = any(r.unequal or (abs(r.total_error) > NEAR and r.off_bytes > NEAR_BYTES) for r in results)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
