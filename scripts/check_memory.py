@@ -134,7 +134,8 @@ def main() -> int:
             if kind_of(row) == "flash attention on, one output":
                 per_model.setdefault(f"{row['model']} {row['device']}", []).append(error)
     print(
-        f"{len(rows)} rows: {exact} with exact weights, KV and state on every device, {refused} refused by both"
+        f"{len(rows)} rows: {exact} with exact weights, KV and state on every device, "
+        f"{refused} refused by both"
     )
     print(*wrong, sep="\n")
     print(f"{'compute buffers':58} {'n':>5} {'median %':>9} {'worst %':>9} {'> 2 %':>5} {'> 8 %':>5}")

@@ -4,8 +4,9 @@
 
 One JSON object of settings a line: fields of moetool.settings.Settings, and "workers" (HOST:PORT of RPC
 workers) and "cpu_overrides" (patterns of tensors that stay on the CPU). One result a line: {"weights":
-{device: bytes}, "context": …, "compute": …, "state_about": …, "n_params": …} or {"error": "…"}. A process of its own, because llama.cpp ends the process where it meets the unexpected.
-Linux only: the exact figures come out of a libstdc++ std::map that llama_get_memory_breakdown returns.
+{device: bytes}, "context": …, "compute": …, "state_about": …, "n_params": …} or {"error": "…"}. A process
+of its own, because llama.cpp ends the process where it meets the unexpected. Linux only: the exact figures
+come out of a libstdc++ std::map that llama_get_memory_breakdown returns.
 """
 
 from __future__ import annotations
