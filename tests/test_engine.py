@@ -126,6 +126,15 @@ def test_cancelling_ends_a_load_and_a_long_batch() -> None:
         cancelled = True
         with pytest.raises(Interrupted):
             engine.decode(list(range(100)))
+        # What the interrupted batch left behind must not move the next one.
+        cancelled = False
+        assert engine.tokens == [1, 2, 3]
+        engine.decode([4])
+        after = engine.logits().copy()
+        engine.rewind(0)
+        engine.decode([1, 2, 3])
+        engine.decode([4])
+        assert np.allclose(engine.logits(), after, atol=1e-3)
 
 
 def test_llama_cpp_gives_the_reason_for_a_refusal(tmp_path: Path) -> None:

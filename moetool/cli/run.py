@@ -101,7 +101,8 @@ def run(
         as_json=output is Output.json,
         quiet=quiet,
     )
-    if not request.prompt and not (sys.stdin.isatty() and output is Output.text):
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if not request.prompt and not (terminal and output is Output.text):
         raise UsageError("There is no prompt", 'give one: moetool run demo "What is a mixture of experts?"')
     opened = open_model(model or default_model())
     wishes = make_wishes(ctx, kv, threads, gpu_layers, n_cpu_moe, experts)

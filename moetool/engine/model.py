@@ -134,8 +134,7 @@ class Engine:
             )
         if len(tokens) == 1:
             self._one[0] = tokens[0]
-            self._check(self._lib.llama_decode(self._context, self._one_batch))
-            self.tokens.append(tokens[0])
+            self._submit(self._one_batch, tokens)
         elif len(tokens) < _INTERRUPTIBLE:
             self._decode_part(tokens)
         else:
@@ -143,9 +142,7 @@ class Engine:
 
     def _decode_part(self, tokens: Sequence[int]) -> None:
         array = (ctypes.c_int32 * len(tokens))(*tokens)
-        batch = self._lib.llama_batch_get_one(array, len(tokens))
-        self._check(self._lib.llama_decode(self._context, batch))
-        self.tokens.extend(tokens)
+        self._submit(self._lib.llama_batch_get_one(array, len(tokens)), tokens)
 
     def _decode_long(self, tokens: Sequence[int]) -> None:
         self._lib.llama_set_abort_callback(self._context, self._abort, None)
@@ -155,8 +152,14 @@ class Engine:
         finally:
             self._lib.llama_set_abort_callback(self._context, self._lib.ggml_abort_callback(0), None)
 
-    def _check(self, status: int) -> None:
-        if self._is_cancelled() or status == _DECODE_ABORTED:
+    def _submit(self, batch: Any, tokens: Sequence[int]) -> None:
+        status = self._lib.llama_decode(self._context, batch)
+        if status == _DECODE_OK:
+            self.tokens.extend(tokens)
+        else:
+            # Parts of a batch that were computed stay in the cache: `tokens` and cache must not differ.
+            self.rewind(self.n_past)
+        if status == _DECODE_ABORTED or self._is_cancelled():
             raise Interrupted("Interrupted")
         if status == _DECODE_NO_SLOT:
             raise ContextFull(
