@@ -67,6 +67,12 @@ class Negation:
         finally:
             self._open.pop()
 
+    def double(self, schema: Schema) -> Schema:
+        """What `not` rejects is what its schema accepts."""
+        if isinstance(schema, dict) and schema.get("$ref") in self._open:
+            raise Inexpressible("$ref")  # a schema that is its own opposite
+        return True if schema == {} else schema
+
     def all_of(self, parts: Sequence[Schema]) -> Schema:
         """Some part rejects."""
         return any_of([self.of(part) for part in parts])
@@ -332,7 +338,7 @@ _OF_VALUES: dict[str, Callable[[Any], Schema]] = {
     "exclusiveMaximum": _bound("minimum"),
 }
 _OF_SCHEMAS: dict[str, Callable[[Negation, Any], Schema]] = {
-    "not": lambda _negation, schema: True if schema == {} else schema,
+    "not": Negation.double,
     "allOf": Negation.all_of,
     "anyOf": Negation.any_of,
     "oneOf": Negation.one_of,

@@ -29,7 +29,12 @@ def keywords_in(error: str) -> list[str]:
     return [keyword for said, keyword in _NAMED if said in error]
 
 
-_NAMED = (("oneOf constraints", "oneOf"), ("Unknown format", "format"))
+_NAMED = (
+    ("oneOf constraints", "oneOf"),
+    ("Unknown format", "format"),
+    ("min/maxProperties only", "minProperties"),
+    ("min/maxProperties only", "maxProperties"),
+)
 
 
 def explain(schema: dict[str, Any], tried: dict[str, Any], error: str) -> Refusal:
@@ -38,7 +43,7 @@ def explain(schema: dict[str, Any], tried: dict[str, Any], error: str) -> Refusa
         found = re.search(pattern, error, re.DOTALL)
         if found:
             keyword, value = keyword_group(found)
-            places = places_of(schema, keyword, value) or places_of(tried, keyword, value)
+            places = places_of(tried, keyword, value) or places_of(schema, keyword, value)
             place = next(iter(places), "")
             return Refusal(keyword, place or "/", reason.format(*found.groups(), place=place or "the top"))
     return Refusal("", "/", f"The schema cannot be compiled: {first_line(error)}.")
@@ -65,6 +70,11 @@ REFUSALS: tuple[tuple[str, Callable[[re.Match[str]], tuple[str, object]], str], 
         r"regex parse error:\n\s*(.*?)\n.*error: (.*)",
         lambda m: ("pattern", None),
         "The schema uses the pattern {0!r}, which cannot be used: {1}.",
+    ),
+    (
+        r"min/maxProperties only supported",
+        lambda m: ("minProperties", None),
+        "The schema uses 'minProperties' or 'maxProperties' at {place} where properties may be left out.",
     ),
     (
         r"Resource '([^']*)' is not present",

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from itertools import combinations, permutations
 from typing import Any
+from urllib.parse import unquote as unquoted
 
 from moetool.constrain.negation import (
     TYPES,
@@ -22,7 +23,7 @@ from moetool.constrain.negation import (
     escaped,
     type_of,
 )
-from moetool.constrain.places import LISTS, MAPS, ONES
+from moetool.constrain.places import LISTS, MAPS, ONES, iter_schemas
 
 # The engine enforces these.
 FORMATS = frozenset(
@@ -38,6 +39,37 @@ DEFINED = frozenset(
     | set(PATTERNS)
 )
 MAX_LISTINGS = 400
+
+
+def with_definitions(root: dict[str, Any]) -> dict[str, Any]:
+    """`root` with what its references point to in odd places moved to `$defs`, where it is rewritten too."""
+    known = {pointer for pointer, _ in iter_schemas(root)}
+    wanted = {part["$ref"] for _, part in iter_schemas(root) if isinstance(part.get("$ref"), str)}
+    odd = sorted(ref for ref in wanted if ref.startswith("#/") and unquoted(ref[1:]) not in known)
+    for reference in odd:
+        name = f"moved-{len(root.get('$defs', {}))}"
+        root = _renamed(root, reference, f"#/$defs/{name}")
+        root = {**root, "$defs": {**root.get("$defs", {}), name: found_at(root, reference)}}
+    return root
+
+
+def _renamed(value: Any, reference: str, new: str) -> Any:
+    if isinstance(value, dict):
+        return {
+            k: new if k == "$ref" and v == reference else _renamed(v, reference, new)
+            for k, v in value.items()
+        }
+    return [_renamed(part, reference, new) for part in value] if isinstance(value, list) else value
+
+
+def found_at(root: Any, reference: str) -> Any:
+    """What `#/…` points to; Inexpressible for every other reference, LookupError where there is nothing."""
+    if not reference.startswith("#") or (len(reference) > 1 and reference[1] != "/"):
+        raise Inexpressible("$ref")
+    for step in unquoted(reference).split("/")[1:]:
+        name = step.replace("~1", "/").replace("~0", "~")
+        root = root[int(name)] if isinstance(root, list) else root[name]
+    return root
 
 
 def rewritten(root: dict[str, Any], keyword: str) -> dict[str, Any]:
@@ -77,15 +109,9 @@ class _Rewrite:
             return [self.of(part) for part in value]
         return self.of(value) if name in ONES else value
 
-    def resolve(self, target: str) -> Schema:
-        """What `#/…` points to; Inexpressible for every other reference."""
-        if not target.startswith("#") or (len(target) > 1 and target[1] != "/"):
-            raise Inexpressible("$ref")
-        found: Any = self._root
-        for step in target.split("/")[1:]:
-            name = step.replace("~1", "/").replace("~0", "~")
-            found = found[int(name)] if isinstance(found, list) else found[name]
-        return found
+    def resolve(self, reference: str) -> Schema:
+        """What a reference points to; Inexpressible where it leaves the schema."""
+        return found_at(self._root, reference)
 
     # -- what the rules ask ------------------------------------------------------------------------
 
@@ -119,12 +145,22 @@ class _Rewrite:
     def disjoint(self, left: Schema, right: Schema) -> bool:
         """Whether it is plain that no document is valid under both."""
         shared = self.types(left) & self.types(right)
-        if not shared:
+        if not shared or self._opposite(left, right) or self._opposite(right, left):
             return True
         if shared != {"object"}:
             return False
         a, b = self.expanded(left), self.expanded(right)
         return _closed_to(a, b) or _closed_to(b, a) or self._told_apart(a, b)
+
+    def _opposite(self, left: Schema, right: Schema) -> bool:
+        """Whether `left` demands something that `right` forbids by `not`."""
+        demanded = [self.expanded(part) for part in self._conjuncts(left)]
+        return any(self.expanded(part["not"]) in demanded for part in self._conjuncts(right) if "not" in part)
+
+    def _conjuncts(self, schema: Schema) -> list[dict[str, Any]]:
+        """`schema` and the parts of its `allOf`, all of which hold."""
+        whole = self.expanded(schema)
+        return [whole, *(self.expanded(part) for part in whole.get("allOf", []))]
 
     def _told_apart(self, a: dict[str, Any], b: dict[str, Any]) -> bool:
         """Whether both need a property for which they list different values."""
@@ -245,6 +281,30 @@ def _without_unique(rewrite: _Rewrite, schema: dict[str, Any]) -> Schema:
     return _only_arrays(schema, listings)
 
 
+def _without_fewest(_rewrite: _Rewrite, schema: dict[str, Any]) -> Schema:
+    """At least n of the few properties there can be: some set of n is there."""
+    least = schema["minProperties"]
+    if least <= len(set(schema.get("required", []))):
+        return True
+    names = _all_names(schema)
+    return any_of([{"required": list(chosen)} for chosen in combinations(names, least)] or [False])
+
+
+def _without_most(_rewrite: _Rewrite, schema: dict[str, Any]) -> Schema:
+    """At most n of the few properties there can be: the others are not there, whichever they are."""
+    names, most = _all_names(schema), schema["maxProperties"]
+    left_out = combinations(names, max(0, len(names) - most))
+    return any_of([{"properties": dict.fromkeys(absent, False)} if absent else True for absent in left_out])
+
+
+def _all_names(schema: dict[str, Any]) -> list[str]:
+    """The names that an object can have, where they are all known and it is an object."""
+    closed = schema.get("additionalProperties") is False and not schema.get("patternProperties")
+    if not closed or schema.get("type") != "object":
+        raise Inexpressible("properties")
+    return list(schema.get("properties", {}))
+
+
 def _only_arrays(schema: dict[str, Any], listings: list[list[Any]]) -> Schema:
     if len(listings) > MAX_LISTINGS:
         raise Inexpressible("uniqueItems")
@@ -266,4 +326,6 @@ RULES: dict[str, Callable[[_Rewrite, dict[str, Any]], Schema]] = {
     "oneOf": _without_one_of,
     "propertyNames": _without_names,
     "uniqueItems": _without_unique,
+    "minProperties": _without_fewest,
+    "maxProperties": _without_most,
 }

@@ -9,7 +9,7 @@ from typing import Any
 from moetool.constrain.constraint import Constraint, read_source
 from moetool.constrain.library import compile_error, first_line, llguidance
 from moetool.constrain.refusal import Refusal, explain, hint_for, keywords_in
-from moetool.constrain.rewrite import RULES, rewritten
+from moetool.constrain.rewrite import RULES, rewritten, with_definitions
 from moetool.errors import ConstraintError
 
 # Between items and after keys. Models write JSON with one space there; a bound on whitespace is also what
@@ -59,9 +59,14 @@ def _compiled(schema: dict[str, Any], whitespace: str) -> tuple[str, Refusal | N
 
 
 def _rewritten_for(error: str, schema: dict[str, Any]) -> dict[str, Any]:
-    for keyword in keywords_in(error):
-        if keyword in RULES:
-            schema = rewritten(schema, keyword)
+    keywords = [keyword for keyword in keywords_in(error) if keyword in RULES]
+    if "not" in keywords:
+        # One branch may be what another forbids by `not`: seen only as long as the `not` is there.
+        keywords.insert(0, "oneOf")
+    if keywords:
+        schema = with_definitions(schema)
+    for keyword in keywords:
+        schema = rewritten(schema, keyword)
     return schema
 
 
