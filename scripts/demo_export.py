@@ -77,6 +77,8 @@ def _add_metadata(writer: gguf.GGUFWriter, shape: Shape, about: dict[str, Any]) 
         writer.add_expert_count(shape.n_expert)
         writer.add_expert_used_count(shape.n_used)
         writer.add_expert_feed_forward_length(shape.d_ff)
+    # It knows one right answer to most questions: take the likeliest token unless somebody asks for more.
+    writer.add_float32("general.sampling.temp", 0.0)
     writer.add_uint32("moetool.demo.seed", about["seed"])
     writer.add_uint32("moetool.demo.steps", about["steps"])
 
