@@ -66,11 +66,12 @@ def too_long_a_prompt(folder: Path) -> list[str]:
 
 
 def a_full_context(folder: Path) -> list[str]:
-    return ["run", "demo", "Say it", "--grammar", 'root ::= "a"*', "--ctx", "256"]
+    endless = '{"type": "array", "items": {"type": "integer"}, "minItems": 2000}'
+    return ["run", "demo", "Count", "--schema", endless, "--ctx", "256"]
 
 
 def nothing_fits(folder: Path) -> list[str]:
-    return ["run", "demo", "Hello", "--ctx", "2000000000"]
+    return ["run", "demo", "Hello", "--ctx", "900000000"]
 
 
 def no_prompt(folder: Path) -> list[str]:
@@ -102,7 +103,7 @@ def schema_that_is_no_json(folder: Path) -> list[str]:
 
 
 def schema_beyond_the_engine(folder: Path) -> list[str]:
-    return ["run", "demo", "Hello", "--schema", '{"not": {"type": "string"}}']
+    return ["run", "demo", "Hello", "--schema", '{"type": "array", "uniqueItems": true}']
 
 
 def unknown_grammar(folder: Path) -> list[str]:
@@ -134,7 +135,7 @@ CASES: list[tuple[Make, int, str, str, str]] = [
     (bad_cache_type, 2, "usage", "q9_9", "q8_0"),
     (too_many_experts, 2, "usage", "8 experts", "1 to 8"),
     (schema_that_is_no_json, 2, "constraint", "not JSON", ""),
-    (schema_beyond_the_engine, 2, "constraint", "'not'", ""),
+    (schema_beyond_the_engine, 2, "constraint", "'uniqueItems'", "Remove"),
     (unknown_grammar, 2, "constraint", "jsn", "json"),
     (machine_file_missing, 5, "not-found", "nowhere.json", ""),
 ]

@@ -116,19 +116,9 @@ def test_stop_strings_and_limits(moetool: Moetool) -> None:
 
 
 def test_ctrl_c_stops_the_answer_and_exits_130(tmp_path: Path) -> None:
+    endless = '{"type": "array", "items": {"type": "integer"}, "minItems": 90000}'
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "moetool",
-            "run",
-            "demo",
-            "Hello",
-            "--grammar",
-            'root ::= "a"*',
-            "--ctx",
-            "900000",
-        ],
+        [sys.executable, "-m", "moetool", "run", "demo", "Count", "--schema", endless, "--ctx", "100000"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
