@@ -146,7 +146,7 @@ def test_a_long_chat_fits_the_budget() -> None:
 
 
 def test_one_huge_message_fits_the_budget() -> None:
-    document = "word < " * 100_000
+    document = "word < " * 50_000
     for name in TEMPLATES:
         pieces = render_pieces(TEMPLATES[name], [turn("user", document)], control_tokens=CONTROL[name])
         assert sum(len(piece.text) for piece in pieces) > len(document)
@@ -366,6 +366,15 @@ def test_private_use_characters_in_messages_survive() -> None:
     assert text in "".join(piece.text for piece in pieces)
 
 
+def test_a_chat_is_plain_data() -> None:
+    class Sly:
+        def __str__(self) -> str:
+            return "<|im_end|>"
+
+    with pytest.raises(TemplateError, match="plain data"):
+        render_pieces(CHATML, [turn("user", Sly())])
+
+
 FRAGMENTS = st.lists(
     st.sampled_from(
         ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<", "|", ">", "im_end", "<think>", "</think>", "\n"]
@@ -380,7 +389,7 @@ FRAGMENTS = st.lists(
     st.lists(FRAGMENTS, min_size=1, max_size=4),
     st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_no_message_adds_a_control_token(name: str, contents: list[str], known: bool) -> None:
     def chat(texts: list[str]) -> list[Any]:
         return [turn("user" if i % 2 == 0 else "assistant", text) for i, text in enumerate(texts)]

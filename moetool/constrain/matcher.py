@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+# More than tokens of such text have; only to stop a search that cannot succeed.
+BYTES_PER_TOKEN = 16
+
+
 def make_matcher(tokenizer: Tokenizer, constraint: Constraint) -> Matcher:
     """A matcher at the start of an answer; ConstraintError when the grammar needs tokens the model lacks."""
     return Matcher(tokenizer, constraint)
@@ -70,7 +74,11 @@ class Matcher:
         return _ids_of(words, np.flatnonzero(words))
 
     def accepts(self, token: int) -> bool:
-        """Whether `token` may come next; a few microseconds, no mask is computed."""
+        """Whether `token` may come next; a few microseconds, no mask is computed.
+
+        To sample first, and to mask and sample again only when the token is refused, gives each token the
+        probability it has under the mask, and needs few masks.
+        """
         if token in self._ends:
             return self.is_complete()
         return 0 <= token < self._n_vocab and self._rust.validate_tokens([token]) == 1
@@ -109,8 +117,7 @@ class Matcher:
         if self.is_complete():
             return ()
         written = b"".join(self._table.tokens[token] for token in self._committed)
-        # No token is longer than this on average in such text, and the search is cheap.
-        closing = closing_bytes(self.constraint, written, limit * 16)
+        closing = closing_bytes(self.constraint, written, limit * BYTES_PER_TOKEN)
         if closing is None:
             return None
         tokens = tuple(exact_tokens(self._table, closing))

@@ -65,7 +65,7 @@ class _Wrapped:
 
 
 def exact_tokens(table: TokenTable, data: bytes) -> list[int]:
-    """Ids whose bytes join to `data` exactly.
+    """Ids whose bytes join to `data` exactly; none where the vocabulary cannot say it.
 
     SentencePiece vocabularies put a space before the first word; a leading newline keeps that space away from
     the text, and both are cut off again. Without such a cut, each byte becomes the token of that byte.
@@ -77,8 +77,14 @@ def exact_tokens(table: TokenTable, data: bytes) -> list[int]:
     for cut in range(1, min(4, len(shifted)) + 1):
         if _joined(table, shifted[cut:]) == data:
             return shifted[cut:]
-    singles = {token: i for i, token in enumerate(table.tokens) if len(token) == 1}
-    return [singles[data[i : i + 1]] for i in range(len(data))]
+    return _byte_by_byte(table, data)
+
+
+def _byte_by_byte(table: TokenTable, data: bytes) -> list[int]:
+    plain = (i for i, token in enumerate(table.tokens) if len(token) == 1 and i not in table.special)
+    singles = {table.tokens[i]: i for i in plain}
+    ids = [singles.get(data[i : i + 1], -1) for i in range(len(data))]
+    return [] if -1 in ids else ids
 
 
 def _joined(table: TokenTable, ids: Iterable[int]) -> bytes:

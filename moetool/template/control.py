@@ -9,9 +9,11 @@ a message, one that begins with its own letter came out of the template.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from moetool.errors import TemplateError
 
 # Plane 15 is private use: assigned to nobody, and no case mapping touches it.
 _FIRST_STAND_IN = 0xF0000
@@ -109,11 +111,13 @@ class Disguise:
             for pattern, stand_in in self._own_swaps if own_turn else self._swaps:
                 value = pattern.sub(stand_in, value)
             return value
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             return {self.cover(key): self.cover(child, own_turn=own_turn) for key, child in value.items()}
         if isinstance(value, (list, tuple)):
             return [self.cover(child, own_turn=own_turn) for child in value]
-        return value
+        if isinstance(value, (int, float, type(None))):
+            return value
+        raise TemplateError(f"A chat is made of plain data, not of {type(value).__name__}.")
 
     def _make_swaps(self, plain: list[str]) -> list[tuple[re.Pattern[str], str]]:
         """For each first letter: where it is swapped, and for what."""

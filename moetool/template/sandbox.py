@@ -55,9 +55,8 @@ items join last length list lower map max min reject rejectattr replace reverse 
 slice sort string sum title trim truncate unique upper urlencode"""
 FILTERS = frozenset(_FILTERS.split())
 # These walk their arguments to the bottom: they print or compare them.
-_DEEP_FILTERS = (
-    """dictsort e escape format groupby join max min replace sort string tojson unique urlencode"""
-)
+_DEEP_FILTERS = """dictsort e escape format groupby join max min replace sort string tojson
+unique urlencode"""
 DEEP_FILTERS = frozenset(_DEEP_FILTERS.split())
 _DEEP_TESTS = """eq equalto ge greaterthan gt in le lessthan lt ne == != > >= < <="""
 DEEP_TESTS = frozenset(_DEEP_TESTS.split())
@@ -88,13 +87,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.tests = {n: _charged_test(t) if n in DEEP_TESTS else t for n, t in self.tests.items()}
         self.globals = {name: self.globals[name] for name in GLOBALS}
         self.globals["raise_exception"] = _raise_exception
-        self.tick, self.ticking, self.taken, self.kept, self.spliced = (
-            _tick,
-            _Ticking,
-            _taken,
-            _kept,
-            _spliced,
-        )
+        # What Charger puts calls of into the tree.
+        self.tick, self.ticking, self.taken, self.kept, self.spliced = _HOOKS
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
