@@ -132,7 +132,7 @@ def _answer(engine: Engine, opened: Opened, plan: Plan, request: Request, sampli
         document = report.of_run(generation.text, stats, loaded, plan, sampling.seed)
         print_result("run", document, problem)
         return
-    if problem is None or isinstance(problem, Interrupted | ContextFull):
+    if problem is None:
         writer.release()
     writer.end()
     if not request.quiet and sys.stderr.isatty():
