@@ -130,5 +130,11 @@ NO_ROPE = frozenset(
     }
 )
 
+# Architectures where a layer's first recurrent state is gathered before the end of the layer before it,
+# because nothing makes that end earlier (no ggml_build_forward_expand of its input in src/models/*.cpp).
+STATES_AHEAD = frozenset(
+    {"granitehybrid", "jamba", "lfm2", "lfm2moe", "mamba", "mamba2", "minimax-01", "plamo2"}
+)
+
 # Architectures whose norms have no weights, so that no tensor tells of them.
 BARE_NORMS = frozenset({"hrm_text", "olmo", "talkie"})

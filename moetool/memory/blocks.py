@@ -7,42 +7,11 @@ The order of steps and what may be computed in place follow build_attn, build_ff
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from moetool.anatomy import Sparse
+from moetool.memory.inputs import Inputs
 from moetool.memory.shapes import Shapes
+from moetool.memory.states import gather_ahead
 from moetool.memory.tape import Tape
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Numbers of the steps that hold what all layers read, and what the settings say about the cache.
-
-    `masks`, `k_indices` and `v_indices` are by kind of cache (see `cache_kind`). `cells` are those of each
-    cache. Quantized caches are stored rotated, by the matrices `rotation_…`. Of sparse attention, `leafs` are
-    rows of zeros, one for each layer, and `chosen` the cells that the last indexer chose.
-    """
-
-    positions: int
-    masks: dict[str, int]
-    k_indices: dict[str, int]
-    v_indices: dict[str, int]
-    cells: dict[str, int]
-    out_rows: int
-    copy_rows: int
-    rope: bool
-    bare_norms: bool
-    normed_values: bool
-    sparse: Sparse | None
-    leafs: list[int]
-    chosen: dict[str, int]
-    rotation_index: int | None
-    rotation_k: int | None
-    rotation_v: int | None
-    flash_attn: bool
-    n_seq: int
-    experts: int | None
-    expert_device: dict[int, str]
 
 
 def norm(tape: Tape, shapes: Shapes, x: int, name: str, bare: bool = False) -> int:
@@ -71,54 +40,58 @@ def attention(
     `choose` writes down a mask of its own, for attention that looks at some cells only.
     """
     layer = shapes.layer
-    q, k, v, gate = _queries(tape, shapes, x, inputs)
+    q, k, v, gate = _queries(tape, shapes, x, inputs, kind)
     uncached = () if k is None or v is None or inputs.k_indices else _uncached(tape, inputs, k, v)
     if inputs.k_indices:
         _store(tape, inputs, kind, k, v)
     mask = choose(tape, shapes, x, x, inputs) if choose else inputs.masks[kind]
     cells = inputs.cells.get(kind, tape.tokens)
     attended = _attend(tape, inputs, (q, *uncached), mask, layer.n_head * layer.head_v, layer.n_head * cells)
-    attended = _rotated(tape, attended, inputs.rotation_v, layer.n_head * layer.head_v)
+    if not shapes.has("ssm_out"):
+        gather_ahead(tape, shapes, inputs, "mixer")
+    attended = _rotated(tape, attended, inputs.rotations_v.get(kind), layer.n_head * layer.head_v)
     if gate is not None or (shapes.has("attn_gate") and not shapes.has("ssm_out")):
         attended = _gated(tape, shapes, x, attended, gate)
     return attended
 
 
 def _queries(
-    tape: Tape, shapes: Shapes, x: int, inputs: Inputs
+    tape: Tape, shapes: Shapes, x: int, inputs: Inputs, kind: str
 ) -> tuple[int, int | None, int | None, int | None]:
     """Queries, keys and values, normed and turned by position; and the gate, where it comes with them."""
     layer = shapes.layer
     if shapes.has("attn_qkv"):
-        return (*_fused(tape, shapes, x, inputs), None)
+        return (*_fused(tape, shapes, x, inputs, kind), None)
     width_q = layer.n_head * layer.head_k
     q = linear(tape, shapes, x, "attn_q")
     gate = q if shapes.out("attn_q") >= 2 * width_q > 0 else None
     q = _positioned(tape, shapes, q, "attn_q_norm", width_q, inputs)
-    q = _rotated(tape, q, inputs.rotation_k, width_q)
+    q = _rotated(tape, q, inputs.rotations_k.get(kind), width_q)
     if not shapes.has("attn_k") or (inputs.k_indices and not layer.cache):
         return q, None, None, gate
     # The plain cache takes values first, others keys (build_attn).
     if "full" in inputs.k_indices and "sliding" not in inputs.k_indices and shapes.has("attn_v"):
-        v = _values(tape, shapes, linear(tape, shapes, x, "attn_v"), inputs)
-        _, k = _keys(tape, shapes, x, inputs)
+        v = _values(tape, shapes, linear(tape, shapes, x, "attn_v"), inputs, kind)
+        _, k = _keys(tape, shapes, x, inputs, kind)
     else:
-        raw, k = _keys(tape, shapes, x, inputs)
-        v = _values(tape, shapes, linear(tape, shapes, x, "attn_v") if shapes.has("attn_v") else raw, inputs)
+        raw, k = _keys(tape, shapes, x, inputs, kind)
+        v = _values(
+            tape, shapes, linear(tape, shapes, x, "attn_v") if shapes.has("attn_v") else raw, inputs, kind
+        )
     return q, k, v, gate
 
 
-def _keys(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> tuple[int, int]:
+def _keys(tape: Tape, shapes: Shapes, x: int, inputs: Inputs, kind: str) -> tuple[int, int]:
     """The keys' product, and the keys: normed, turned and rotated."""
     raw = linear(tape, shapes, x, "attn_k")
     width = shapes.layer.n_head_kv * shapes.layer.head_k
     k = _positioned(tape, shapes, raw, "attn_k_norm", width, inputs)
-    return raw, _rotated(tape, k, inputs.rotation_k, width)
+    return raw, _rotated(tape, k, inputs.rotations_k.get(kind), width)
 
 
-def _values(tape: Tape, shapes: Shapes, raw: int, inputs: Inputs) -> int:
+def _values(tape: Tape, shapes: Shapes, raw: int, inputs: Inputs, kind: str) -> int:
     v = tape.like(tape.view(raw)) if inputs.normed_values else raw
-    return _rotated(tape, v, inputs.rotation_v, shapes.layer.n_head_kv * shapes.layer.head_v)
+    return _rotated(tape, v, inputs.rotations_v.get(kind), shapes.layer.n_head_kv * shapes.layer.head_v)
 
 
 def _positioned(tape: Tape, shapes: Shapes, x: int, norm_name: str, width: int, inputs: Inputs) -> int:
@@ -129,16 +102,16 @@ def _positioned(tape: Tape, shapes: Shapes, x: int, norm_name: str, width: int, 
     return tape.over(turned, inputs.positions) if inputs.rope and shapes.has(norm_name) else turned
 
 
-def _fused(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> tuple[int, int, int]:
+def _fused(tape: Tape, shapes: Shapes, x: int, inputs: Inputs, kind: str) -> tuple[int, int, int]:
     """One product for all three, of which each is a view."""
     layer = shapes.layer
     qkv = tape.view(linear(tape, shapes, x, "attn_qkv"))
     width_q, width_k = layer.n_head * layer.head_k, layer.n_head_kv * layer.head_k
     q = _positioned(tape, shapes, qkv, "attn_q_norm", width_q, inputs)
-    q = _rotated(tape, q, inputs.rotation_k, width_q)
-    v = _rotated(tape, qkv, inputs.rotation_v, layer.n_head_kv * layer.head_v)
+    q = _rotated(tape, q, inputs.rotations_k.get(kind), width_q)
+    v = _rotated(tape, qkv, inputs.rotations_v.get(kind), layer.n_head_kv * layer.head_v)
     k = _positioned(tape, shapes, qkv, "attn_k_norm", width_k, inputs)
-    return q, _rotated(tape, k, inputs.rotation_k, width_k), v
+    return q, _rotated(tape, k, inputs.rotations_k.get(kind), width_k), v
 
 
 def _rotated(tape: Tape, x: int, rotation: int | None, width: int) -> int:
@@ -236,6 +209,7 @@ def moe_ffn(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
     """Router, the chosen experts side by side, and their weighted sum; then the shared expert."""
     chosen, weights = _route(tape, shapes, x, inputs)
     out = _experts(tape, shapes, x, chosen, weights, inputs)
+    gather_ahead(tape, shapes, inputs, "experts")
     if shapes.has("ffn_up_shexp"):
         shared = dense_ffn(tape, shapes, x, "_shexp")
         if shapes.has("ffn_gate_inp_shexp"):

@@ -12,10 +12,11 @@ from moetool.anatomy import Anatomy, facts
 from moetool.anatomy.layers import CacheRow
 from moetool.machine import Device
 from moetool.memory.allocator import peak_bytes
-from moetool.memory.blocks import Chooser, Inputs, attention, dense_ffn, linear, mla, moe_ffn, norm
+from moetool.memory.blocks import Chooser, attention, dense_ffn, linear, mla, moe_ffn, norm
 from moetool.memory.caches import Cells, cache_type, make_cells, row_cells, uses_flash_attention
+from moetool.memory.inputs import Inputs
 from moetool.memory.placement import make_placement, override_of
-from moetool.memory.recurrent import recurrent
+from moetool.memory.recurrent import is_lightning, recurrent
 from moetool.memory.shapes import Shapes, make_shapes
 from moetool.memory.sparse import (
     block_mask,
@@ -46,11 +47,14 @@ def compute_bytes(anatomy: Anatomy, settings: Settings, devices: Sequence[Device
     x = _embedding(tape, anatomy, placement.cpu)
     if anatomy.n_streams > 1:
         x = tape.new(anatomy.n_streams * anatomy.n_embd, x)
-    inputs = _inputs(tape, anatomy, settings, cells, placement.cpu, n_out)
+    inputs = _inputs(tape, anatomy, shapes, settings, placement.cpu, n_out)
     homes = [(placement.layers[s.layer.index], inputs.expert_device.get(s.layer.index)) for s in shapes]
     run = _sample(shapes, homes)
+    inputs.state_device.update((s.layer.index, placement.layers[s.layer.index]) for s in run)
     for number, layer in enumerate(run):
         tape.on(placement.layers[layer.layer.index])
+        if anatomy.arch in facts.STATES_AHEAD:
+            inputs.next_layer[:] = run[number + 1 : number + 2]
         last = number == len(run) - 1 and anatomy.arch not in facts.ROWS_CHOSEN_AT_END
         x = _layer(tape, layer, x, inputs, n_out if last else None)
     tape.on(placement.output)
@@ -103,7 +107,15 @@ def cache_kind(row: CacheRow) -> str:
     return f"{kind} indexer" if row.indexer else kind
 
 
-def _inputs(tape: Tape, anatomy: Anatomy, settings: Settings, cells: Cells, cpu: str, n_out: int) -> Inputs:
+def _inputs(
+    tape: Tape,
+    anatomy: Anatomy,
+    shapes: Sequence[Shapes],
+    settings: Settings,
+    cpu: str,
+    n_out: int,
+) -> Inputs:
+    cells = make_cells(anatomy, settings)
     rows = {cache_kind(row): row for layer in anatomy.layers for row in layer.cache}
     tokens = tape.tokens
     sizes = {kind: row_cells(row, cells) for kind, row in rows.items()}
@@ -126,12 +138,16 @@ def _inputs(tape: Tape, anatomy: Anatomy, settings: Settings, cells: Cells, cpu:
         rope=anatomy.arch not in facts.NO_ROPE,
         bare_norms=anatomy.arch in facts.BARE_NORMS,
         normed_values=anatomy.arch in facts.NORMED_VALUES,
-        rotation_k=_rotation(tape, anatomy, settings.type_k, "k", cpu),
-        rotation_v=_rotation(tape, anatomy, settings.type_v, "v", cpu),
+        rotations_k=_rotations(tape, anatomy, settings.type_k, "k", cpu),
+        rotations_v=_rotations(tape, anatomy, settings.type_v, "v", cpu),
         flash_attn=flash_attn,
         n_seq=cells.n_seq,
         experts=settings.experts,
         expert_device=_expert_devices(anatomy, settings),
+        decays=_decays(tape, shapes, cells, cpu),
+        state_device={},
+        next_layer=[],
+        gathered={},
     )
 
 
@@ -169,21 +185,41 @@ def _index_rotation(tape: Tape, anatomy: Anatomy, cpu: str) -> int | None:
     return tape.input(4 * anatomy.sparse.key**2, cpu)
 
 
-def _rotation(tape: Tape, anatomy: Anatomy, type_name: str, which: str, cpu: str) -> int | None:
-    """The Hadamard matrix that turns what a quantized cache holds: head sizes of one multiple of 64."""
-    caching = [layer for layer in anatomy.layers if any(not row.indexer for row in layer.cache)]
-    if which == "v":
-        caching = [layer for layer in caching if any(row.v for row in layer.cache)]
-    sizes = {layer.head_k if which == "k" else layer.head_v for layer in caching}
-    if cache_type(type_name).block_size == 1 or len(sizes) != 1:
-        return None
-    (size,) = sizes
-    if size % 64:
-        return None
+def _rotations(tape: Tape, anatomy: Anatomy, type_name: str, which: str, cpu: str) -> dict[str, int]:
+    """The Hadamard matrices that turn what quantized caches hold, one for each cache.
+
+    For caches whose head sizes are all the same multiple of 64 (llama_kv_cache, build_input_k_rot).
+    """
+    sizes: dict[str, set[int]] = {}
+    for layer in anatomy.layers:
+        for row in layer.cache:
+            if not row.indexer and (which == "k" or row.v):
+                head = layer.head_k if which == "k" else layer.head_v
+                sizes.setdefault(cache_kind(row), set()).add(head)
+    if cache_type(type_name).block_size == 1:
+        return {}
+    widths = {kind: _rotation_width(which, *heads) for kind, heads in sizes.items() if len(heads) == 1}
+    return {kind: tape.input(4 * width * width, cpu) for kind, width in widths.items() if width}
+
+
+def _rotation_width(which: str, head: int) -> int:
+    """V is turned 64 values at a time, K as many as divide a head evenly; 0: not at all."""
+    if head % 64:
+        return 0
     width = 64
-    while which == "k" and size % (2 * width) == 0:
+    while which == "k" and head % (2 * width) == 0:
         width *= 2
-    return tape.input(4 * width * width, cpu)
+    return width
+
+
+def _decays(tape: Tape, shapes: Sequence[Shapes], cells: Cells, cpu: str) -> tuple[int, ...]:
+    """How lightning attention forgets: by position of a query and of a key, and by pair of tokens."""
+    heads = max((s.layer.n_head for s in shapes if is_lightning(s)), default=0)
+    if not heads:
+        return ()
+    by_token = 4 * heads * tape.tokens
+    pairs = by_token * -(-tape.tokens // cells.n_seq)
+    return tuple(tape.input(n_bytes, cpu) for n_bytes in (by_token, by_token, pairs))
 
 
 def _expert_devices(anatomy: Anatomy, settings: Settings) -> dict[int, str]:

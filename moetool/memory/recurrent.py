@@ -6,8 +6,10 @@ are taken out of the cache and put back.
 
 from __future__ import annotations
 
-from moetool.memory.blocks import Inputs, linear
+from moetool.memory.blocks import linear
+from moetool.memory.inputs import Inputs
 from moetool.memory.shapes import Shapes
+from moetool.memory.states import first_states, gather_ahead, states
 from moetool.memory.tape import Tape
 
 
@@ -24,9 +26,12 @@ def recurrent(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
     return _linear_attention(tape, shapes, x, inputs)
 
 
-def _states(tape: Tape, inputs: Inputs, n_values: int) -> int:
-    """States of all sequences, gathered from the cache: F32."""
-    return tape.raw(4 * n_values * inputs.n_seq, inputs.copy_rows)
+def is_lightning(shapes: Shapes) -> bool:
+    """Linear attention without a convolution, as MiniMax-Text-01 has it."""
+    return shapes.layer.mixer == "recurrent" and not shapes.has(*_CONVOLUTIONS)
+
+
+_CONVOLUTIONS = ("ssm_conv1d", "ssm_conv1d_q", "ssm_in", "shortconv.in_proj")
 
 
 def _delta_net(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
@@ -34,10 +39,10 @@ def _delta_net(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
     width, kernel = shapes.out("ssm_conv1d"), shapes.into("ssm_conv1d")
     inner = shapes.into("ssm_out")
     state = shapes.layer.state_values - (kernel - 1) * width
-    conv_states = _states(tape, inputs, (kernel - 1) * width)
+    conv_states = first_states(tape, shapes, inputs)
     qkv = tape.product(width, x)
     window = _window(tape, inputs, tape.view(conv_states), tape.view(qkv), width, kernel)
-    states = _states(tape, inputs, state)
+    old = states(tape, inputs, state)
     mixed = tape.over(tape.product(width, window))
     keys = (width - inner) // 2
     q, k = (tape.over(tape.new(keys, tape.view(mixed))) for _ in range(2))
@@ -45,8 +50,9 @@ def _delta_net(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
     decay = tape.over(tape.like(tape.view(tape.product(n_heads, x))))
     step = tape.like(tape.view(tape.product(n_heads, x)))
     n_bytes = 4 * (inner * tape.tokens + state * inputs.n_seq)
-    result = tape.raw(n_bytes, q, k, mixed, decay, step, states)
+    result = tape.raw(n_bytes, q, k, mixed, decay, step, old)
     tape.raw(0, result)
+    gather_ahead(tape, shapes, inputs, "mixer")
     normed = tape.over(tape.new(inner, tape.view(result)))
     gate = tape.like(tape.view(tape.product(inner, x)))
     return tape.view(linear(tape, shapes, tape.over(normed, gate), "ssm_out"))
@@ -64,7 +70,7 @@ def _mamba(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
     width, kernel = shapes.out("ssm_conv1d"), shapes.into("ssm_conv1d")
     inner = shapes.into("ssm_out")
     state = shapes.layer.state_values - (kernel - 1) * width
-    conv_states = _states(tape, inputs, (kernel - 1) * width)
+    conv_states = first_states(tape, shapes, inputs)
     entry = linear(tape, shapes, x, "ssm_in")
     window = _window(tape, inputs, tape.view(conv_states), tape.view(entry), width, kernel)
     mixed = tape.over(tape.product(width, window))
@@ -75,6 +81,7 @@ def _mamba(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
     n_bytes = 4 * (inner * tape.tokens + state * inputs.n_seq)
     result = tape.raw(n_bytes, mixed, *reads, inputs.copy_rows)
     tape.raw(0, result)
+    gather_ahead(tape, shapes, inputs, "mixer")
     gate = tape.new(inner, tape.view(entry))
     skipped = tape.over(mixed) if shapes.has("ssm_x") else tape.new(inner, tape.view(mixed))
     summed = tape.over(skipped, tape.view(result))
@@ -98,12 +105,12 @@ def _kimi_delta(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
     """Kimi's delta attention: three convolutions, a decay for every channel."""
     kernel, width = shapes.parts["ssm_conv1d_q.weight"][0], shapes.parts["ssm_conv1d_q.weight"][-1]
     state = shapes.layer.state_values - 3 * (kernel - 1) * width
-    conv_states = tape.view(_states(tape, inputs, 3 * (kernel - 1) * width))
+    conv_states = tape.view(first_states(tape, shapes, inputs))
     windows = [
         _window(tape, inputs, conv_states, tape.view(linear(tape, shapes, x, name)), width, kernel)
         for name in ("attn_q", "attn_k", "attn_v")
     ]
-    states = _states(tape, inputs, state)
+    old = states(tape, inputs, state)
     parts = []
     for number, window in enumerate(windows):
         mixed = tape.like(tape.view(tape.product(width, window)))
@@ -112,8 +119,9 @@ def _kimi_delta(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
     decay = tape.like(tape.view(raw_decay))
     step = tape.like(tape.view(tape.product(max(1, shapes.out("ssm_beta")), x)))
     n_bytes = 4 * (width * tape.tokens + state * inputs.n_seq)
-    result = tape.raw(n_bytes, *parts, tape.view(decay), step, tape.view(states))
+    result = tape.raw(n_bytes, *parts, tape.view(decay), step, tape.view(old))
     tape.raw(0, result)
+    gather_ahead(tape, shapes, inputs, "mixer")
     normed = tape.over(tape.like(tape.view(tape.new(width, tape.view(result)))))
     low = tape.product(shapes.out("ssm_g_a") or width, tape.view(x))
     gate = tape.like(tape.view(tape.product(width, low)))
@@ -122,19 +130,31 @@ def _kimi_delta(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
 
 def _short_convolution(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
     width = shapes.n_embd
-    conv_states = _states(tape, inputs, shapes.layer.state_values)
+    conv_states = first_states(tape, shapes, inputs)
     entry = tape.view(linear(tape, shapes, x, "shortconv.in_proj"))
     gated = tape.new(width, entry)
     kernel = shapes.layer.state_values // max(1, width) + 1
     window = _window(tape, inputs, tape.view(conv_states), tape.view(gated), width, kernel)
+    gather_ahead(tape, shapes, inputs, "mixer")
     mixed = tape.product(width, window)
     return tape.view(linear(tape, shapes, tape.over(mixed, entry), "shortconv.out_proj"))
 
 
 def _linear_attention(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
-    width, inner = shapes.out("attn_qkv"), shapes.into("attn_output")
-    mixed = tape.over(tape.product(width, x))
-    states = _states(tape, inputs, shapes.layer.state_values)
-    result = tape.new(inner, tape.view(mixed), states)
-    gate = tape.over(tape.product(inner, x))
-    return linear(tape, shapes, tape.over(result, gate), "attn_output")
+    """Lightning attention: tokens of one batch look at each other, all others through a state."""
+    heads, inner = shapes.layer.n_head, shapes.into("attn_output")
+    old = first_states(tape, shapes, inputs)
+    q_decay, k_decay, pair_decay = inputs.decays
+    qkv = tape.view(tape.over(tape.product(shapes.out("attn_qkv"), x)))
+    far = tape.new(inner, old, tape.new(inner, qkv, tape.over(tape.over(q_decay))))
+    v = tape.new(inner, qkv)
+    scores = tape.raw(tape.size(pair_decay), qkv)
+    scores = tape.over(scores, tape.over(tape.over(pair_decay)))
+    result = tape.over(far, tape.new(inner, v, scores))
+    kept = tape.like(tape.view(old), tape.raw(4 * heads))
+    k = tape.new(inner, tape.new(inner, qkv, tape.over(tape.over(k_decay))))
+    tape.raw(0, tape.over(kept, tape.raw(tape.size(old), k, v)))
+    gather_ahead(tape, shapes, inputs, "mixer")
+    normed = tape.over(tape.new(inner, tape.view(result)))
+    gate = tape.over(linear(tape, shapes, x, "attn_gate"))
+    return linear(tape, shapes, tape.over(gate, normed), "attn_output")

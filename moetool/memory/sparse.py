@@ -7,8 +7,9 @@ glm5-next,minimax-m3,qwen4exp}.cpp.
 from __future__ import annotations
 
 from moetool.anatomy import Sparse
-from moetool.memory.blocks import Inputs, linear
+from moetool.memory.blocks import linear
 from moetool.memory.caches import padded
+from moetool.memory.inputs import Inputs
 from moetool.memory.shapes import Shapes
 from moetool.memory.tape import Tape
 

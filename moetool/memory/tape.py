@@ -38,9 +38,9 @@ class Tape:
         """A result of `width` values for each token: a copy, a gated activation."""
         return self.raw(4 * width * self.tokens, *reads)
 
-    def raw(self, n_bytes: int, *reads: int) -> int:
-        """A result of a fixed number of bytes."""
-        return self._add(Step(n_bytes, tuple(map(self.shown, reads)), (), ""))
+    def raw(self, n_bytes: int, *reads: int, device: str = "") -> int:
+        """A result of a fixed number of bytes; on `device`, where what it reads besides lies there."""
+        return self._add(Step(n_bytes, tuple(map(self.shown, reads)), (), device))
 
     def like(self, first: int, *others: int) -> int:
         """A result of the size of `first` that cannot take its place: a product of two."""
