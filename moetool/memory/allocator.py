@@ -7,7 +7,7 @@ Restates what ggml_gallocr_alloc_graph_impl (ggml/src/ggml-alloc.c) and the spli
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 _ALIGNMENT = 32  # of tensors in ggml's CPU buffers
 _ENDLESS = 1 << 62
@@ -122,7 +122,10 @@ def _settled(steps: Sequence[Step], cpu: str) -> list[Step]:
     _spread(devices, order[::-1], stops={cpu})
     _spread(devices, order, stops=set())
     _spread(devices, order[::-1], stops=set())
-    return [replace(step, device=devices[index] or cpu) for index, step in enumerate(steps)]
+    return [
+        Step(step.n_bytes, step.reads, step.may_reuse, device or cpu, step.is_input)
+        for step, device in zip(steps, devices, strict=True)
+    ]
 
 
 def _spread(devices: list[str], order: Sequence[int], stops: set[str]) -> None:
@@ -147,7 +150,8 @@ def _with_copies(steps: Sequence[Step]) -> list[Step]:
     for index, step in enumerate(steps):
         if step.is_input:
             number_of.append(len(placed))
-            placed.append(replace(step, reads=tuple(number_of[source] for source in step.reads)))
+            reads = tuple(number_of[source] for source in step.reads)
+            placed.append(Step(step.n_bytes, reads, (), step.device, is_input=True))
             continue
         if last < index:
             last = _split_end(steps, index)
