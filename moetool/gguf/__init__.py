@@ -7,18 +7,20 @@ of the stream before memory is taken or time is spent, and large arrays (vocabul
 over, to be decoded by `read_array` when somebody asks.
 """
 
-from moetool.gguf.header import ArrayRef, Header, Scalar, Split, TensorInfo, Value, check_data
-from moetool.gguf.reader import open_header, read_array, read_header
+from moetool.gguf.header import ArrayRef, Header, KnownRun, Scalar, Split, TensorInfo, Value, check_data
+from moetool.gguf.reader import known_runs, open_header, read_array, read_header
 from moetool.gguf.shards import merge_shards, shard_names
 
 __all__ = [
     "ArrayRef",
     "Header",
+    "KnownRun",
     "Scalar",
     "Split",
     "TensorInfo",
     "Value",
     "check_data",
+    "known_runs",
     "merge_shards",
     "open_header",
     "read_array",

@@ -32,6 +32,20 @@ Value = Scalar | tuple[Scalar, ...] | ArrayRef
 
 
 @dataclass(frozen=True)
+class KnownRun:
+    """Arrays that stand side by side in one header, to be found again in another: a vocabulary.
+
+    It begins behind the first array's key with the bytes `head` and takes `n_bytes`; the offsets of `arrays`
+    count from there. `rest_bytes` of header follow behind it in the file that it was found in.
+    """
+
+    arrays: tuple[tuple[str, ArrayRef], ...]
+    head: bytes
+    n_bytes: int
+    rest_bytes: int
+
+
+@dataclass(frozen=True)
 class TensorInfo:
     """One row of the tensor table. `shape` is in ggml's order (`ne`: fastest dimension first).
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
@@ -14,6 +15,7 @@ from moetool.gguf.header import (
     TRUNCATED,
     ArrayRef,
     Header,
+    KnownRun,
     Split,
     TensorInfo,
     Value,
@@ -42,6 +44,12 @@ _EAGER_ELEMENTS = 4096
 _EAGER_BYTES = 64 << 10
 
 _STRING, _ARRAY = 8, 9
+
+# Of known arrays: value type, element type and count come before the elements; how much of the beginning is
+# compared (the first few hundred tokens); by how much the rest of a sister's header may be longer unasked.
+_ARRAY_HEAD_BYTES = 4 + 4 + 8
+_HEAD_BYTES = 4096
+_SLACK_BYTES = 4096
 # Value type -> struct code.
 _CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _SIZES = {kind: struct.calcsize("=" + code) for kind, code in _CODES.items()}
@@ -50,13 +58,21 @@ _LEAST = {**_SIZES, _STRING: 8, _ARRAY: 12}
 _LEAST_KEY, _LEAST_TENSOR = 8 + 1 + 4 + 1, 8 + 4 + 4 + 8
 
 
-def read_header(stream: BinaryIO, size: int | None = None) -> Header:
+def read_header(
+    stream: BinaryIO, size: int | None = None, known: Mapping[str, KnownRun] | None = None, step: int = 0
+) -> Header:
     """The header of the GGUF file in `stream`, which starts at offset 0 and is `size` bytes long.
 
     Without `size` the stream's end is looked up. The data section may be missing (`check_data` is for that).
     Raises HeaderError, with the offset at which it became clear, for anything that is not a sound header.
+
+    `known` are arrays of a sister file (`known_runs`): where one begins alike, all of it is taken to be alike
+    and stepped over unread. Whoever gives it must hold the result against something else, as the file's size.
+    `step` is how many bytes the first read asks for.
     """
     source = Source(stream, stream_size(stream) if size is None else size)
+    source.n_read = step or source.n_read
+    source.known = known or {}
     version, byte_order = _read_version(source)
     n_tensors, n_keys = source.unpack("QQ")
     _check_entries(source, "tensors", n_tensors, _LEAST_TENSOR)
@@ -136,13 +152,54 @@ def _check_entries(source: Source, what: str, count: int, least: int) -> None:
 def _read_metadata(source: Source, count: int) -> dict[str, Value]:
     metadata: dict[str, Value] = {}
     for number in range(count):
+        if len(metadata) == count:
+            break  # a known run brought several at once
         source.where = f"metadata key {number + 1} of {count}"
         key = source.string(MAX_KEY_BYTES)
         if not key or key in metadata:
             raise source.error(f"{shown(key)} stands there twice" if key else "it has no name")
         source.where = f"metadata {shown(key)}"
-        metadata[key] = _read_value(source)
+        run = source.known.get(key)
+        if run and source.stands_here(run.head):
+            _take_over(source, run, metadata, count)
+        else:
+            metadata[key] = _read_value(source)
     return metadata
+
+
+def _take_over(source: Source, run: KnownRun, metadata: dict[str, Value], count: int) -> None:
+    """Enter a sister's arrays at the cursor, which is behind the first one's key, and step over them."""
+    start = source.offset
+    for key, ref in run.arrays:
+        if key in metadata:
+            raise source.error(f"{shown(key)} stands there twice")
+        metadata[key] = replace(ref, offset=start + ref.offset)
+    if len(metadata) > count:
+        raise source.error("there are more keys than are stated")
+    source.skip(run.n_bytes)
+    source.expect(run.rest_bytes + _SLACK_BYTES)
+
+
+def known_runs(header: Header, stream: BinaryIO) -> dict[str, KnownRun]:
+    """What a header says that its sisters are likely to say too: large arrays side by side, by their first
+    key. `stream` is the one that the header was read from."""
+    groups: list[list[tuple[str, ArrayRef]]] = [[]]
+    for key, value in header.metadata.items():
+        if isinstance(value, ArrayRef):
+            groups[-1].append((key, value))
+        elif groups[-1]:
+            groups.append([])
+    return {group[0][0]: _known_run(header, stream, group) for group in groups if group}
+
+
+def _known_run(header: Header, stream: BinaryIO, arrays: Sequence[tuple[str, ArrayRef]]) -> KnownRun:
+    first, last = arrays[0][1], arrays[-1][1]
+    start = first.offset - _ARRAY_HEAD_BYTES
+    end = last.offset + last.n_bytes
+    stream.seek(start)
+    head = read_exactly(stream, min(_HEAD_BYTES, end - start))
+    moved = tuple((key, replace(ref, offset=ref.offset - start)) for key, ref in arrays)
+    return KnownRun(moved, head, end - start, header.header_bytes - end)
 
 
 def _read_value(source: Source) -> Value:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import BinaryIO
 
 from moetool.errors import HeaderError
-from moetool.gguf.header import DAMAGED, TRUNCATED
+from moetool.gguf.header import DAMAGED, TRUNCATED, KnownRun
 
 # A header that claims more is refused; the largest published ones take 16 MB.
 MAX_HEADER_BYTES = 256 << 20
@@ -29,6 +30,8 @@ class Source:
         self.order = "<"
         self.where = "the first bytes"
         self.n_read = _FIRST_READ
+        self.expected = 0
+        self.known: Mapping[str, KnownRun] = {}
         self.structs: dict[str, struct.Struct] = {}
 
     @property
@@ -52,11 +55,23 @@ class Source:
         self.base, self.at = self.base + self.at, 0
         self.stream.seek(self.base + len(kept))
         # Small first, so that a remote header of a few KB is not fetched by the megabyte.
-        wanted = max(n - len(kept), min(self.n_read, self.left - len(kept)))
-        self.n_read = min(2 * self.n_read, _LARGEST_READ)
+        wanted = max(n - len(kept), min(self.expected or self.n_read, self.left - len(kept)))
+        self.n_read = self.n_read if self.expected else min(2 * self.n_read, _LARGEST_READ)
+        self.expected = 0
         self.buffer = kept + read_exactly(self.stream, wanted)
         if len(self.buffer) < n:
             raise self.error("the file ends here", TRUNCATED)
+
+    def expect(self, n: int) -> None:
+        """Let the next read ask for `n` bytes, which somebody knows to be enough."""
+        self.expected = n
+
+    def stands_here(self, data: bytes) -> bool:
+        """Whether `data` comes next; the cursor stays."""
+        if len(data) > self.left:
+            return False
+        self.need(len(data))
+        return self.buffer.startswith(data, self.at)
 
     def too_short(self) -> HeaderError:
         if self.size > MAX_HEADER_BYTES:

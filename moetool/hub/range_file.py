@@ -23,25 +23,27 @@ def file_url(hub: Hub, repo: str, commit: str, path: str) -> str:
     return f"{hub.endpoint}/{repo}/resolve/{commit}/{quote(path)}"
 
 
-def open_remote(hub: Hub, repo: str, commit: str, file: ModelFile) -> HttpRangeFile:
+def open_remote(
+    hub: Hub, repo: str, commit: str, file: ModelFile, first_bytes: int = _FIRST_BYTES
+) -> HttpRangeFile:
     """The file's bytes at that commit, to be read from its header on; nothing is fetched yet."""
-    return HttpRangeFile(hub, file_url(hub, repo, commit, file.path), file)
+    return HttpRangeFile(hub, file_url(hub, repo, commit, file.path), file, first_bytes)
 
 
 class HttpRangeFile(io.RawIOBase, BinaryIO):
-    """Read-only and seekable, over HTTP ranges. The beginning is fetched in growing steps (64 KB and up,
-    never less than what is asked for) and kept; a read far behind it is fetched alone.
+    """Read-only and seekable, over HTTP ranges. The beginning is fetched in growing steps (`first_bytes` and
+    up, never less than what is asked for) and kept; a read far behind it is fetched alone.
 
     `fetched_bytes` and `n_requests` count what it cost.
     """
 
-    def __init__(self, hub: Hub, url: str, file: ModelFile) -> None:
+    def __init__(self, hub: Hub, url: str, file: ModelFile, first_bytes: int = _FIRST_BYTES) -> None:
         super().__init__()
         self._hub, self._file = hub, file
         self._origin, self._url, self._bare = url, url, False
         self._kept = bytearray()
         self._at = 0
-        self._step = _FIRST_BYTES
+        self._step = first_bytes
         self.fetched_bytes = 0
         self.n_requests = 0
 
