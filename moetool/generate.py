@@ -43,6 +43,7 @@ class Decoder(Protocol):
 class Grammar(Protocol):
     """What a generation needs of a constraint: where the answer stands in its grammar."""
 
+    def accepts(self, token: int) -> bool: ...
     def apply_mask(self, logits: npt.NDArray[np.float32]) -> None: ...
     def commit(self, token: int) -> None: ...
     def forced(self) -> tuple[int, ...]: ...
@@ -169,7 +170,7 @@ class Generation:
             return
         forced = self._grammar.forced()
         if not forced:
-            chosen = self._engine.sample(self._grammar.apply_mask)
+            chosen = self._allowed_sample(self._grammar)
             if not self._engine.is_end(chosen):
                 self._grammar.commit(chosen)
             yield self._made(chosen, forced=False)
@@ -180,6 +181,14 @@ class Generation:
             self._grammar.commit(token)
             self._n_forced += 1
             yield self._made(token, forced=True)
+
+    def _allowed_sample(self, grammar: Grammar) -> int:
+        """Draw freely, and again among the allowed tokens if the first is not one of them.
+
+        The probabilities are those of masking first, p + (1 - P) p / P = p / P, at 3 us instead of 40.
+        """
+        chosen = self._engine.sample()
+        return chosen if grammar.accepts(chosen) else self._engine.sample(grammar.apply_mask)
 
     def _made(self, token: int, *, forced: bool) -> Token:
         text = "" if self._engine.is_end(token) else self._text.add(self._engine.piece(token))

@@ -52,9 +52,14 @@ class ScriptedEngine:
 class ScriptedGrammar:
     """After a token that is a key of `forces`, its tokens must follow; stopped after `last`."""
 
-    def __init__(self, forces: dict[int | None, tuple[int, ...]], last: int) -> None:
-        self.forces, self.last = forces, last
+    def __init__(
+        self, forces: dict[int | None, tuple[int, ...]], last: int, refused: tuple[int, ...] = ()
+    ) -> None:
+        self.forces, self.last, self.refused = forces, last, refused
         self.seen: list[int] = []
+
+    def accepts(self, token: int) -> bool:
+        return token not in self.refused
 
     def apply_mask(self, logits: Any) -> None:
         raise AssertionError("the scripted engine has no logits")
@@ -143,6 +148,13 @@ def test_forced_tokens_are_decoded_as_one_batch_with_the_sampled_one() -> None:
     assert (stats.finish_reason, stats.forced_tokens, stats.complete) == ("grammar", 6, True)
     assert engine.batches == [3, 5]
     assert script == list(range(7))
+
+
+def test_a_refused_token_is_drawn_again_under_the_mask() -> None:
+    _, pieces = letters("abc")
+    engine = ScriptedEngine([2, 0], pieces)
+    text, stats = run(engine, None, ScriptedGrammar({}, last=0, refused=(2,)))
+    assert (text, stats.generated_tokens, stats.finish_reason) == ("a", 1, "grammar")
 
 
 def test_max_tokens_inside_a_grammar_is_reported_as_incomplete() -> None:

@@ -101,7 +101,8 @@ def matcher_for(engine: Engine, constraint: Constraint | None) -> Matcher | None
         ends=vocabulary.end_tokens(),
         tokenize=lambda data: vocabulary.tokenize(data.decode("utf-8", "surrogateescape")),
     )
-    return make_matcher(make_tokenizer(table), constraint)
+    # Tokens are checked first and masks are rare: the slower masks cost less than preparing fast ones.
+    return make_matcher(make_tokenizer(table, fast_masks=False), constraint)
 
 
 def prompt_tokens(engine: Engine, opened: Opened, request: Request) -> list[int]:

@@ -10,6 +10,7 @@ from moetool.errors import EngineError
 
 # enum llama_token_attr, llama.h: UNKNOWN, UNUSED, CONTROL.
 _NOT_TEXT = 1 << 0 | 1 << 1 | 1 << 3
+_PIECE_BYTES = 128  # nearly every token is shorter; those that are not are asked for again
 
 
 class Vocabulary:
@@ -48,7 +49,7 @@ class Vocabulary:
         return self._read_piece(token, special=True)
 
     def _read_piece(self, token: int, *, special: bool) -> bytes:
-        room = 64
+        room = _PIECE_BYTES
         while True:
             buffer = ctypes.create_string_buffer(room)
             count = self._lib.llama_token_to_piece(self.pointer, token, buffer, room, 0, special)
@@ -66,7 +67,14 @@ class Vocabulary:
 
     def all_pieces(self) -> list[bytes]:
         """The bytes of every token, control tokens spelled out: what a grammar is matched against."""
-        return [self._read_piece(token, special=True) for token in range(self.n_vocab)]
+        # One buffer for all: at 150k tokens, making a new one each time takes longer than the calls.
+        buffer = ctypes.create_string_buffer(_PIECE_BYTES)
+        read, pointer = self._lib.llama_token_to_piece, self.pointer
+        pieces = []
+        for token in range(self.n_vocab):
+            count = read(pointer, token, buffer, _PIECE_BYTES, 0, True)
+            pieces.append(buffer[:count] if count >= 0 else self._read_piece(token, special=True))
+        return pieces
 
     def special_tokens(self) -> frozenset[int]:
         """Tokens that are not text: control, unknown and unused ones."""
