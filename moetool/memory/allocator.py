@@ -7,10 +7,12 @@ Restates what ggml_gallocr_alloc_graph_impl (ggml/src/ggml-alloc.c) and the spli
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _ALIGNMENT = 32  # of tensors in ggml's CPU buffers
 _ENDLESS = 1 << 62
+# From so many rows on, GPUs take over what has its weights in host memory (op_offload_min_batch_size).
+_MANY_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,9 @@ class Step:
     """One tensor of a graph: its bytes, the steps it reads, and those whose memory it may take over.
 
     `device` is where the weights of the step lie; "" for a step without weights, which runs where its
-    neighbours do. An `is_input` is filled from outside: it has its place before anything else is computed.
+    neighbours do. With weights, `rows` is how many rows it computes and `weight_bytes` what its matrix takes:
+    a GPU may take over a step of many rows, and then needs a copy of the matrix. An `is_input` is filled from
+    outside: it has its place before anything else is computed; with `is_kept`, not in this buffer (a cache).
     """
 
     n_bytes: int
@@ -26,6 +30,9 @@ class Step:
     may_reuse: tuple[int, ...]
     device: str
     is_input: bool = False
+    rows: int = 0
+    weight_bytes: int = 0
+    is_kept: bool = False
 
 
 class _Arena:
@@ -67,9 +74,12 @@ class _Arena:
             del self.blocks[at + 1]
 
 
-def peak_bytes(steps: Sequence[Step], cpu: str) -> dict[str, int]:
-    """Device -> bytes of the compute buffer that the graph needs there."""
-    placed = _with_copies(_settled(steps, cpu))
+def peak_bytes(steps: Sequence[Step], cpu: str, helper: str | None = None) -> dict[str, int]:
+    """Device -> bytes of the compute buffer that the graph needs there.
+
+    `helper` is the device that takes over the CPU's steps of many rows, if any does.
+    """
+    placed = _with_copies(_settled(_taken_over(steps, cpu, helper), cpu))
     arenas = {step.device: _Arena() for step in placed}
     readers = [0] * len(placed)
     for step in placed:
@@ -78,7 +88,7 @@ def peak_bytes(steps: Sequence[Step], cpu: str) -> dict[str, int]:
     # What an input "reads" is kept for good: it never gets its turn to have read it.
     place: dict[int, tuple[int, int]] = {}
     for number, step in enumerate(placed):
-        if step.is_input:
+        if step.is_input and not step.is_kept:
             size = _aligned(step.n_bytes)
             place[number] = (arenas[step.device].take(size), size)
     for number, step in enumerate(placed):
@@ -123,7 +133,7 @@ def _settled(steps: Sequence[Step], cpu: str) -> list[Step]:
     _spread(devices, order, stops=set())
     _spread(devices, order[::-1], stops=set())
     return [
-        Step(step.n_bytes, step.reads, step.may_reuse, device or cpu, step.is_input)
+        step if step.device else Step(step.n_bytes, step.reads, step.may_reuse, device or cpu, step.is_input)
         for step, device in zip(steps, devices, strict=True)
     ]
 
@@ -138,7 +148,7 @@ def _spread(devices: list[str], order: Sequence[int], stops: set[str]) -> None:
 
 
 def _with_copies(steps: Sequence[Step]) -> list[Step]:
-    """The steps with a copy of everything that a device reads and another one made.
+    """The steps with a copy of everything that a device reads and another one made or holds.
 
     Consecutive steps of one device form a split; its copies come first, and later splits of the same device
     use them again. The original stays until it was copied.
@@ -146,49 +156,55 @@ def _with_copies(steps: Sequence[Step]) -> list[Step]:
     placed: list[Step] = []
     number_of: list[int] = []
     copies: dict[tuple[int, str], int] = {}
-    last = -1
+    foreign = _foreign(steps)
     for index, step in enumerate(steps):
-        if step.is_input:
-            number_of.append(len(placed))
-            reads = tuple(number_of[source] for source in step.reads)
-            placed.append(Step(step.n_bytes, reads, (), step.device, is_input=True))
-            continue
-        if last < index:
-            last = _split_end(steps, index)
-            _copy_foreign(steps, index, last, placed, number_of, copies)
+        for source in foreign.get(index, ()):
+            copies[source, step.device] = len(placed)
+            if source < 0:
+                placed.append(Step(steps[~source].weight_bytes, (), (), step.device))
+            else:
+                placed.append(Step(steps[source].n_bytes, (number_of[source],), (), step.device))
         renamed = {source: copies.get((source, step.device), number_of[source]) for source in step.reads}
         reads = tuple(renamed[source] for source in step.reads)
+        if step.weight_bytes and (~index, step.device) in copies:
+            reads = (copies[~index, step.device], *reads)
         reuse = tuple(renamed[source] for source in step.may_reuse)
         number_of.append(len(placed))
-        placed.append(Step(step.n_bytes, reads, reuse, step.device))
+        placed.append(Step(step.n_bytes, reads, reuse, step.device, step.is_input, 0, 0, step.is_kept))
     return placed
 
 
-def _split_end(steps: Sequence[Step], start: int) -> int:
-    """The last step of the split that begins at `start`."""
-    end = start
-    for index in range(start, len(steps)):
-        if not steps[index].is_input:
-            if steps[index].device != steps[start].device:
-                break
-            end = index
-    return end
+def _foreign(steps: Sequence[Step]) -> dict[int, list[int]]:
+    """First step of a split -> what has to be copied before it: steps, and (as ~number) a step's weights.
 
-
-def _copy_foreign(
-    steps: Sequence[Step],
-    start: int,
-    end: int,
-    placed: list[Step],
-    number_of: list[int],
-    copies: dict[tuple[int, str], int],
-) -> None:
-    device = steps[start].device
-    for step in steps[start : end + 1]:
+    A split ends where the device changes, and before a step with foreign weights, so that the memory of
+    those before them is free again.
+    """
+    found: dict[int, list[int]] = {}
+    copied: set[tuple[int, str]] = set()
+    start, device = -1, ""
+    for index, step in enumerate(steps):
         if step.is_input:
             continue
-        for source in step.reads:
-            foreign = source < start and steps[source].device != device
-            if foreign and (source, device) not in copies:
-                copies[source, device] = len(placed)
-                placed.append(Step(steps[source].n_bytes, (number_of[source],), (), device))
+        if step.device != device or (step.weight_bytes and found[start]):
+            start, device = index, step.device
+            found[start] = []
+        wanted = [~index] if step.weight_bytes else []
+        wanted += [source for source in step.reads if steps[source].device != device]
+        for source in wanted:
+            if (source, device) not in copied:
+                copied.add((source, device))
+                found[start].append(source)
+    return found
+
+
+def _taken_over(steps: Sequence[Step], cpu: str, helper: str | None) -> Sequence[Step]:
+    """The steps, those with weights and many rows moved from the CPU to the device that takes them over."""
+    if helper is None:
+        return [step if not step.weight_bytes else replace(step, weight_bytes=0) for step in steps]
+    return [
+        replace(step, device=helper)
+        if step.device == cpu and step.rows >= _MANY_ROWS
+        else replace(step, weight_bytes=0)
+        for step in steps
+    ]

@@ -23,7 +23,7 @@ def norm(tape: Tape, shapes: Shapes, x: int, name: str, bare: bool = False) -> i
 
 def linear(tape: Tape, shapes: Shapes, x: int, name: str) -> int:
     """A matrix product; scale and bias happen in place."""
-    return tape.product(shapes.out(name), x)
+    return tape.product(shapes.out(name), x, weight_bytes=shapes.weight_bytes(name))
 
 
 # --- attention ----------------------------------------------------------------------------------------------
@@ -46,7 +46,10 @@ def attention(
         _store(tape, inputs, kind, k, v)
     mask = choose(tape, shapes, x, x, inputs) if choose else inputs.masks[kind]
     cells = inputs.cells.get(kind, tape.tokens)
-    attended = _attend(tape, inputs, (q, *uncached), mask, layer.n_head * layer.head_v, layer.n_head * cells)
+    far = _far_cache(tape, shapes, inputs)
+    attended = _attend(
+        tape, inputs, (q, *far, *uncached), mask, layer.n_head * layer.head_v, layer.n_head * cells
+    )
     if not shapes.has("ssm_out"):
         gather_ahead(tape, shapes, inputs, "mixer")
     attended = _rotated(tape, attended, inputs.rotations_v.get(kind), layer.n_head * layer.head_v)
@@ -122,9 +125,9 @@ def _rotated(tape: Tape, x: int, rotation: int | None, width: int) -> int:
 def _store(tape: Tape, inputs: Inputs, kind: str, k: int | None, v: int | None) -> None:
     """Rows are written into the cache: a step without memory of its own."""
     if k is not None:
-        tape.raw(0, k, inputs.k_indices[kind])
+        tape.store(k, inputs.k_indices[kind])
     if v is not None and kind in inputs.v_indices:
-        tape.raw(0, v, inputs.v_indices[kind])
+        tape.store(v, inputs.v_indices[kind])
 
 
 def _uncached(tape: Tape, inputs: Inputs, k: int, v: int) -> tuple[int, ...]:
@@ -132,6 +135,12 @@ def _uncached(tape: Tape, inputs: Inputs, k: int, v: int) -> tuple[int, ...]:
     if not inputs.flash_attn:
         return (k, v)
     return tuple(tape.raw(tape.size(x) // 2, tape.view(x)) for x in (k, v))
+
+
+def _far_cache(tape: Tape, shapes: Shapes, inputs: Inputs) -> tuple[int, ...]:
+    """The cached keys and values, where the attention may be computed on another device than holds them."""
+    n_bytes = inputs.far_caches.get(shapes.layer.index, ())
+    return tuple(tape.cache(n) for n in n_bytes if n)
 
 
 def _attend(tape: Tape, inputs: Inputs, reads: tuple[int, ...], mask: int, width: int, n_scores: int) -> int:
@@ -162,11 +171,14 @@ def mla(tape: Tape, shapes: Shapes, x: int, inputs: Inputs, kind: str, choose: C
     if row > latent:
         turned = tape.new(row - latent, tape.view(compressed), inputs.positions)
         k = tape.new(row, k, turned)
-    tape.raw(0, k, inputs.k_indices[kind])
+    tape.store(k, inputs.k_indices[kind])
     mask = choose(tape, shapes, x, low, inputs) if choose else inputs.masks[kind]
-    attended = _attend(tape, inputs, (q,), mask, layer.n_head * latent, layer.n_head * inputs.cells[kind])
+    far = _far_cache(tape, shapes, inputs)
+    attended = _attend(
+        tape, inputs, (q, *far), mask, layer.n_head * latent, layer.n_head * inputs.cells[kind]
+    )
     width = shapes.into("attn_output")
-    attended = tape.new(width, tape.product(width, attended))
+    attended = tape.new(width, tape.product(width, attended, weight_bytes=shapes.weight_bytes("attn_v_b")))
     return _gated(tape, shapes, x, attended, None) if shapes.has("attn_gate") else attended
 
 
@@ -180,7 +192,8 @@ def _mla_queries(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> tuple[in
         q = linear(tape, shapes, low, "attn_q_b")
     else:
         q = linear(tape, shapes, x, "attn_q")
-    absorbed = tape.product(layer.n_head * latent, tape.view(q))
+    k_b = shapes.weight_bytes("attn_k_b")
+    absorbed = tape.product(layer.n_head * latent, tape.view(q), weight_bytes=k_b)
     if row <= latent:
         return low, absorbed
     turned = tape.new(layer.n_head * (row - latent), tape.view(q), inputs.positions)
@@ -225,7 +238,8 @@ def n_used(shapes: Shapes, inputs: Inputs) -> int:
 def _route(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> tuple[int, int]:
     """The order of the experts, and the weights of those chosen."""
     n_expert, used = shapes.n_expert, n_used(shapes, inputs)
-    scores = tape.over(tape.product(n_expert, x))
+    router = shapes.weight_bytes("ffn_gate_inp")
+    scores = tape.over(tape.product(n_expert, x, weight_bytes=router))
     biased = tape.new(n_expert, scores) if shapes.has("exp_probs_b", "exp_probs_b.bias") else scores
     chosen = tape.new(n_expert, biased)
     weights = tape.view(tape.new(used, tape.view(scores), chosen))
@@ -233,20 +247,25 @@ def _route(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> tuple[int, int
     return chosen, tape.over(weights, total)
 
 
+def _expert(tape: Tape, shapes: Shapes, name: str, used: int, *reads: int) -> int:
+    """One matrix of each expert that was chosen; all of them are copied where a GPU takes it over."""
+    return tape.product(used * shapes.out(name), *reads, weight_bytes=shapes.weight_bytes(name))
+
+
 def _experts(tape: Tape, shapes: Shapes, x: int, chosen: int, weights: int, inputs: Inputs) -> int:
     used = n_used(shapes, inputs)
     home = tape.device
     tape.on(inputs.expert_device.get(shapes.layer.index))
     if shapes.has("ffn_gate_up_exps"):
-        both = tape.product(used * shapes.out("ffn_gate_up_exps"), x, chosen)
+        both = _expert(tape, shapes, "ffn_gate_up_exps", used, x, chosen)
         hidden = tape.new(used * shapes.into("ffn_down_exps"), both)
     elif shapes.has("ffn_gate_exps"):
-        gate = tape.product(used * shapes.out("ffn_gate_exps"), x, chosen)
-        up = tape.product(used * shapes.out("ffn_up_exps"), x, chosen)
+        gate = _expert(tape, shapes, "ffn_gate_exps", used, x, chosen)
+        up = _expert(tape, shapes, "ffn_up_exps", used, x, chosen)
         hidden = tape.like(up, gate)
     else:
-        hidden = tape.over(tape.product(used * shapes.out("ffn_up_exps"), x, chosen))
-    out = tape.product(used * shapes.out("ffn_down_exps"), hidden, chosen)
+        hidden = tape.over(_expert(tape, shapes, "ffn_up_exps", used, x, chosen))
+    out = _expert(tape, shapes, "ffn_down_exps", used, hidden, chosen)
     tape.on(home)
     weighted = tape.over(out, weights)
     total = tape.new(shapes.out("ffn_down_exps"), tape.view(weighted))

@@ -63,14 +63,16 @@ def uses_flash_attention(anatomy: Anatomy, settings: Settings) -> bool:
 
 def layer_kv_bytes(layer: Layer, settings: Settings, cells: Cells, flash_attn: bool) -> int:
     """Bytes of all caches of one layer."""
+    return sum(sum(row_kv_bytes(row, settings, cells, flash_attn)) for row in layer.cache)
+
+
+def row_kv_bytes(row: CacheRow, settings: Settings, cells: Cells, flash_attn: bool) -> tuple[int, int]:
+    """Bytes of K and of V that one cache keeps for one layer."""
     type_k, type_v = cache_type(settings.type_k), cache_type(settings.type_v)
-    total = 0
-    for row in layer.cache:
-        # Without flash attention V is stored transposed, in rows as wide as the widest layer's.
-        v = row.v if flash_attn or not row.v else row.v_padded
-        per_cell = _row_bytes(type_k, row.k) + _row_bytes(type_v, v)
-        total += per_cell * row_cells(row, cells) * row_streams(row, cells)
-    return total
+    # Without flash attention V is stored transposed, in rows as wide as the widest layer's.
+    v = row.v if flash_attn or not row.v else row.v_padded
+    n_cells = row_cells(row, cells) * row_streams(row, cells)
+    return _row_bytes(type_k, row.k) * n_cells, _row_bytes(type_v, v) * n_cells
 
 
 def layer_state_bytes(layer: Layer, settings: Settings) -> int:

@@ -13,9 +13,16 @@ from moetool.anatomy.layers import CacheRow
 from moetool.machine import Device
 from moetool.memory.allocator import peak_bytes
 from moetool.memory.blocks import Chooser, attention, dense_ffn, linear, mla, moe_ffn, norm
-from moetool.memory.caches import Cells, cache_type, make_cells, row_cells, uses_flash_attention
+from moetool.memory.caches import (
+    Cells,
+    cache_type,
+    make_cells,
+    row_cells,
+    row_kv_bytes,
+    uses_flash_attention,
+)
 from moetool.memory.inputs import Inputs
-from moetool.memory.placement import make_placement, override_of
+from moetool.memory.placement import Placement, make_placement, offload_devices, override_of
 from moetool.memory.recurrent import is_lightning, recurrent
 from moetool.memory.shapes import Shapes, make_shapes
 from moetool.memory.sparse import (
@@ -51,6 +58,9 @@ def compute_bytes(anatomy: Anatomy, settings: Settings, devices: Sequence[Device
     homes = [(placement.layers[s.layer.index], inputs.expert_device.get(s.layer.index)) for s in shapes]
     run = _sample(shapes, homes)
     inputs.state_device.update((s.layer.index, placement.layers[s.layer.index]) for s in run)
+    helper = _helper(settings, devices)
+    if helper is not None:
+        inputs.far_caches.update(_far_caches(run, placement, settings, cells, inputs.flash_attn))
     for number, layer in enumerate(run):
         tape.on(placement.layers[layer.layer.index])
         if anatomy.arch in facts.STATES_AHEAD:
@@ -59,7 +69,28 @@ def compute_bytes(anatomy: Anatomy, settings: Settings, devices: Sequence[Device
         x = _layer(tape, layer, x, inputs, n_out if last else None)
     tape.on(placement.output)
     _output(tape, anatomy, x, inputs, n_out)
-    return peak_bytes(tape.steps, placement.cpu)
+    return peak_bytes(tape.steps, placement.cpu, helper)
+
+
+def _helper(settings: Settings, devices: Sequence[Device]) -> str | None:
+    """The device that large batches go to even where weights are in host memory (offload_op of back ends)."""
+    helpers = [d.name for d in offload_devices(settings, devices) if not d.name.startswith(_NO_HELP)]
+    return helpers[0] if helpers else None
+
+
+# Back ends that compute with their own weights only.
+_NO_HELP = ("RPC", "GPUOpenCL", "WebGPU")
+
+
+def _far_caches(
+    run: Sequence[Shapes], placement: Placement, settings: Settings, cells: Cells, flash_attn: bool
+) -> dict[int, tuple[int, ...]]:
+    """Layer -> bytes of the K and V that its attention reads, for layers of the CPU."""
+    return {
+        s.layer.index: row_kv_bytes(s.layer.cache[0], settings, cells, flash_attn)
+        for s in run
+        if s.layer.cache and placement.layers[s.layer.index] == placement.cpu
+    }
 
 
 def _sample(shapes: Sequence[Shapes], homes: Sequence[object]) -> list[Shapes]:
@@ -96,7 +127,7 @@ def _embedding(tape: Tape, anatomy: Anatomy, cpu: str) -> int:
     """Rows of the embedding; a place for ready-made embeddings is kept beside them (build_inp_embd)."""
     tokens = tape.input(4 * tape.tokens, cpu)
     tape.input(4 * anatomy.n_embd * tape.tokens, cpu)
-    return tape.product(anatomy.n_embd, tokens)
+    return tape.rows(anatomy.n_embd, tokens)
 
 
 def cache_kind(row: CacheRow) -> str:
@@ -145,6 +176,7 @@ def _inputs(
         experts=settings.experts,
         expert_device=_expert_devices(anatomy, settings),
         decays=_decays(tape, shapes, cells, cpu),
+        far_caches={},
         state_device={},
         next_layer=[],
         gathered={},
@@ -358,4 +390,6 @@ def _output(tape: Tape, anatomy: Anatomy, x: int, inputs: Inputs, n_out: int) ->
         x = tape.new(anatomy.n_embd, x, inputs.out_rows)
     if kept != "normed":
         x = tape.norm(x, in_place)
-    return tape.product(anatomy.n_vocab, x)
+    name = "token_embd.weight" if anatomy.tied else "output.weight"
+    weight_bytes = next((t.info.n_bytes for t in anatomy.tensors if t.info.name == name), 1)
+    return tape.product(anatomy.n_vocab, x, weight_bytes=weight_bytes)

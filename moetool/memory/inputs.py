@@ -17,7 +17,8 @@ class Inputs:
     attention, `leafs` are rows of zeros, one for each layer, and `chosen` the cells that the last indexer
     chose. A recurrent layer's first states are gathered while the layer before it is still computing:
     `next_layer` is that layer, if any, and `gathered` has the step of those gathered already. `decays` are
-    the tables of lightning attention: of queries, of keys, of pairs.
+    the tables of lightning attention: of queries, of keys, of pairs. `far_caches` are bytes of K and of V, of
+    layers whose cache stays on the CPU while a GPU may compute their attention.
     """
 
     positions: int
@@ -41,6 +42,7 @@ class Inputs:
     experts: int | None
     expert_device: dict[int, str]
     decays: tuple[int, ...]
+    far_caches: dict[int, tuple[int, ...]]
     state_device: dict[int, str]
     next_layer: list[Shapes]
     gathered: dict[int, int]

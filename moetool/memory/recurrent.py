@@ -40,7 +40,7 @@ def _delta_net(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
     inner = shapes.into("ssm_out")
     state = shapes.layer.state_values - (kernel - 1) * width
     conv_states = first_states(tape, shapes, inputs)
-    qkv = tape.product(width, x)
+    qkv = tape.product(width, x, weight_bytes=shapes.weight_bytes("attn_qkv"))
     window = _window(tape, inputs, tape.view(conv_states), tape.view(qkv), width, kernel)
     old = states(tape, inputs, state)
     mixed = tape.over(tape.product(width, window))
@@ -51,17 +51,18 @@ def _delta_net(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
     step = tape.like(tape.view(tape.product(n_heads, x)))
     n_bytes = 4 * (inner * tape.tokens + state * inputs.n_seq)
     result = tape.raw(n_bytes, q, k, mixed, decay, step, old)
-    tape.raw(0, result)
+    tape.store(result)
     gather_ahead(tape, shapes, inputs, "mixer")
     normed = tape.over(tape.new(inner, tape.view(result)))
-    gate = tape.like(tape.view(tape.product(inner, x)))
+    made = tape.product(inner, x, weight_bytes=shapes.weight_bytes("attn_gate"))
+    gate = tape.like(tape.view(made))
     return tape.view(linear(tape, shapes, tape.over(normed, gate), "ssm_out"))
 
 
 def _window(tape: Tape, inputs: Inputs, states: int, x: int, width: int, kernel: int) -> int:
     """What a causal convolution slides over: the kernel's reach into the past, then the new values."""
     window = tape.raw(4 * width * (tape.tokens + (kernel - 1) * inputs.n_seq), states, x)
-    tape.raw(0, window)
+    tape.store(window)
     return window
 
 
@@ -80,7 +81,7 @@ def _mamba(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
         reads = (tape.over(tape.new(n_heads, tape.view(entry))), tape.view(mixed))
     n_bytes = 4 * (inner * tape.tokens + state * inputs.n_seq)
     result = tape.raw(n_bytes, mixed, *reads, inputs.copy_rows)
-    tape.raw(0, result)
+    tape.store(result)
     gather_ahead(tape, shapes, inputs, "mixer")
     gate = tape.new(inner, tape.view(entry))
     skipped = tape.over(mixed) if shapes.has("ssm_x") else tape.new(inner, tape.view(mixed))
@@ -120,7 +121,7 @@ def _kimi_delta(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
     step = tape.like(tape.view(tape.product(max(1, shapes.out("ssm_beta")), x)))
     n_bytes = 4 * (width * tape.tokens + state * inputs.n_seq)
     result = tape.raw(n_bytes, *parts, tape.view(decay), step, tape.view(old))
-    tape.raw(0, result)
+    tape.store(result)
     gather_ahead(tape, shapes, inputs, "mixer")
     normed = tape.over(tape.like(tape.view(tape.new(width, tape.view(result)))))
     low = tape.product(shapes.out("ssm_g_a") or width, tape.view(x))
@@ -145,7 +146,7 @@ def _linear_attention(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int
     heads, inner = shapes.layer.n_head, shapes.into("attn_output")
     old = first_states(tape, shapes, inputs)
     q_decay, k_decay, pair_decay = inputs.decays
-    qkv = tape.view(tape.over(tape.product(shapes.out("attn_qkv"), x)))
+    qkv = tape.view(tape.over(linear(tape, shapes, x, "attn_qkv")))
     far = tape.new(inner, old, tape.new(inner, qkv, tape.over(tape.over(q_decay))))
     v = tape.new(inner, qkv)
     scores = tape.raw(tape.size(pair_decay), qkv)
@@ -153,7 +154,7 @@ def _linear_attention(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int
     result = tape.over(far, tape.new(inner, v, scores))
     kept = tape.like(tape.view(old), tape.raw(4 * heads))
     k = tape.new(inner, tape.new(inner, qkv, tape.over(tape.over(k_decay))))
-    tape.raw(0, tape.over(kept, tape.raw(tape.size(old), k, v)))
+    tape.store(tape.over(kept, tape.raw(tape.size(old), k, v)))
     gather_ahead(tape, shapes, inputs, "mixer")
     normed = tape.over(tape.new(inner, tape.view(result)))
     gate = tape.over(linear(tape, shapes, x, "attn_gate"))

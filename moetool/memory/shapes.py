@@ -15,6 +15,7 @@ class Shapes:
 
     layer: Layer
     parts: Mapping[str, tuple[int, ...]]
+    n_bytes: Mapping[str, int]
     n_embd: int
     n_expert: int
 
@@ -32,6 +33,10 @@ class Shapes:
         shape = self.parts.get(f"{name}.weight", ())
         return shape[1] if len(shape) > 1 else (1 if shape else 0)
 
+    def weight_bytes(self, name: str) -> int:
+        """Bytes of a matrix; 1 if there is none."""
+        return self.n_bytes.get(f"{name}.weight", 1)
+
     @property
     def signature(self) -> tuple[object, ...]:
         """Layers of one signature compute the same."""
@@ -43,15 +48,19 @@ class Shapes:
 def make_shapes(anatomy: Anatomy) -> tuple[Shapes, ...]:
     """The shapes of every layer that runs (next-token layers apart)."""
     by_layer: dict[int, dict[str, tuple[int, ...]]] = {layer.index: {} for layer in anatomy.layers}
+    n_bytes: dict[int, dict[str, int]] = {layer.index: {} for layer in anatomy.layers}
     for tensor in anatomy.tensors:
         if tensor.layer in by_layer:
-            by_layer[tensor.layer][part_of(tensor.info.name)] = tensor.info.shape
+            part = part_of(tensor.info.name)
+            by_layer[tensor.layer][part] = tensor.info.shape
+            n_bytes[tensor.layer][part] = tensor.info.n_bytes
     own = [by_layer[layer.index] for layer in anatomy.layers if by_layer[layer.index]]
     return tuple(
         # Looped layers (Nanbeige, HRM) borrow the tensors of earlier ones.
         Shapes(
             layer,
             by_layer[layer.index] or (own[layer.index % len(own)] if own else {}),
+            n_bytes[layer.index],
             anatomy.n_embd,
             anatomy.n_expert,
         )

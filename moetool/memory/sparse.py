@@ -27,12 +27,12 @@ def store_index(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> None:
     if inputs.sparse.pool:
         gate = tape.product(key, x)
         k = tape.new(3 * key, tape.new(2 * key, k, gate))
-        tape.raw(0, k, inputs.k_indices["full indexer"])
+        tape.store(k, inputs.k_indices["full indexer"])
         _pool_keys(tape, key, inputs)
         return
     k = tape.new(key, tape.view(k), inputs.positions)
     k = k if inputs.rotation_index is None else tape.like(k, inputs.rotation_index)
-    tape.raw(0, k, inputs.k_indices["full indexer"])
+    tape.store(k, inputs.k_indices["full indexer"])
 
 
 def _pool_keys(tape: Tape, key: int, inputs: Inputs) -> None:
@@ -170,7 +170,7 @@ def compressed_attention(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> 
     low = tape.over(linear(tape, shapes, x, "attn_q_a"))
     q = tape.over(tape.like(tape.view(linear(tape, shapes, low, "attn_q_b"))), inputs.positions)
     kv = tape.over(linear(tape, shapes, x, "attn_kv"))
-    tape.raw(0, tape.like(tape.view(kv), inputs.positions), inputs.k_indices["sliding"])
+    tape.store(tape.like(tape.view(kv), inputs.positions), inputs.k_indices["sliding"])
     mask, row = inputs.masks["sliding"], shapes.out("attn_kv")
     if rows:
         kind = f"ratio {rows[0].ratio}"

@@ -24,15 +24,30 @@ class Tape:
         """Something filled from outside: tokens, positions, masks."""
         return self._add(Step(n_bytes, (), (), device, is_input=True))
 
-    def product(self, width: int, *reads: int) -> int:
-        """A product with weights: `width` values for each token."""
+    def cache(self, n_bytes: int) -> int:
+        """What a cache on this device holds: not in the compute buffer, unless another device reads it."""
+        return self._add(Step(n_bytes, (), (), self.device, is_input=True, is_kept=True))
+
+    def store(self, *reads: int) -> int:
+        """Something is written into a cache on this device."""
+        return self._add(Step(0, tuple(map(self.shown, reads)), (), self.device))
+
+    def product(self, width: int, *reads: int, weight_bytes: int = 1) -> int:
+        """A product with weights: `width` values for each token. Small weights need not be counted."""
         reads = tuple(map(self.shown, reads))
-        return self._add(Step(4 * width * self.tokens, reads, (), self.device))
+        n_bytes = 4 * width * self.tokens
+        return self._add(Step(n_bytes, reads, (), self.device, rows=self.tokens, weight_bytes=weight_bytes))
+
+    def rows(self, width: int, index: int) -> int:
+        """Rows of a matrix, which are looked up where the matrix is."""
+        return self._add(Step(4 * width * self.tokens, (index,), (), self.device))
 
     def norm(self, x: int, in_place: bool = True) -> int:
         """A norm with its weight: RMS norms happen in place if nobody else reads `x`, LayerNorms do not."""
         reuse = (x,) if in_place and x >= 0 else ()
-        return self._add(Step(self.size(x), (self.shown(x),), reuse, self.device))
+        return self._add(
+            Step(self.size(x), (self.shown(x),), reuse, self.device, rows=self.tokens, weight_bytes=1)
+        )
 
     def new(self, width: int, *reads: int) -> int:
         """A result of `width` values for each token: a copy, a gated activation."""
