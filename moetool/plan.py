@@ -7,8 +7,9 @@ a few are); then whole layers in RAM; then the CPU alone. Whatever the user fixe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from moetool.anatomy import Anatomy
 from moetool.errors import UsageError
@@ -77,22 +78,78 @@ class Plan:
 
 
 def make_plan(anatomy: Anatomy, machine: Machine, wishes: Wishes) -> Plan:
-    """The first placement, in order of preference, that fits what is free; else the last, not fitting."""
+    """The first placement, in order of preference, that fits what is free; else the one that misses least."""
     base, reasons = _base_settings(anatomy, machine, wishes)
-    last: tuple[Settings, tuple[DeviceMemory, ...]] | None = None
-    for settings in _placements(anatomy, machine, wishes, base):
+    tried: list[_Tried] = []
+    for ladder in _ladders(anatomy, machine, wishes, base):
+        tried.append(_climb(ladder, anatomy, machine, wishes.reserve_bytes))
+        if not tried[-1].misses_offload:
+            break  # it fits, or RAM is too small: the next ladders would need even more of it
+    best = min(tried, key=lambda item: sum(item.missing.values()))
+    speed = _speed(anatomy, machine, best.settings)
+    fits = not best.missing
+    why = _placement_reasons(anatomy, machine, best.settings) if fits else _missing_reasons(best.missing)
+    return Plan(anatomy, machine, best.settings, best.memory, speed, fits, reasons=(*reasons, *why))
+
+
+@dataclass(frozen=True)
+class _Ladder:
+    """Placements of one kind: each of the `n_rungs` leaves less to the offload devices than the one before.
+
+    `settings` gives those of a rung; `moved` are layer and bytes that each rung but the first moves.
+    """
+
+    n_rungs: int
+    settings: Callable[[int], Settings]
+    moved: Sequence[tuple[int, int]] = ()
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A placement, what it takes, and the bytes that are missing by device."""
+
+    settings: Settings
+    memory: tuple[DeviceMemory, ...]
+    missing: dict[str, int]
+
+    @property
+    def misses_offload(self) -> bool:
+        return any(name in self.settings.devices for name in self.missing)
+
+
+def _climb(ladder: _Ladder, anatomy: Anatomy, machine: Machine, reserve_bytes: int) -> _Tried:
+    """The first rung on which no offload device is too small; the last if there is none.
+
+    Looking at one rung takes some 10 ms, so a guess from the bytes that must move comes first.
+    """
+
+    @cache
+    def at(rung: int) -> _Tried:
+        settings = ladder.settings(rung)
         memory = device_memory(anatomy, settings, machine.devices)
-        last = settings, memory
-        if not shortfalls(memory, machine, wishes.reserve_bytes):
-            why = (*reasons, *_placement_reasons(anatomy, machine, settings))
-            speed = _speed(anatomy, machine, settings)
-            return Plan(anatomy, machine, settings, memory, speed, fits=True, reasons=why)
-    assert last is not None  # every list of placements ends with one
-    settings, memory = last
-    missing = shortfalls(memory, machine, wishes.reserve_bytes)
-    why = (*reasons, *(_missing_reason(name, n_bytes) for name, n_bytes in missing.items()))
-    speed = _speed(anatomy, machine, settings)
-    return Plan(anatomy, machine, settings, memory, speed, fits=False, reasons=why)
+        return _Tried(settings, memory, shortfalls(memory, machine, reserve_bytes))
+
+    if not at(0).misses_offload or ladder.n_rungs == 1:
+        return at(0)
+    low, high = 0, ladder.n_rungs - 1
+    guess = _guess(ladder, at(0), make_placement(anatomy, ladder.settings(0), machine.devices).layers)
+    nearby = [guess, guess - 1, guess + 1]
+    while low + 1 < high:
+        rung = nearby.pop(0) if nearby else (low + high) // 2
+        if low < rung < high:
+            low, high = (rung, high) if at(rung).misses_offload else (low, rung)
+    return at(high)
+
+
+def _guess(ladder: _Ladder, first: _Tried, homes: Sequence[str]) -> int:
+    """The rung by which each offload device gave up as many bytes as it misses; 0 if no rung is known to."""
+    missing = {name: n for name, n in first.missing.items() if name in first.settings.devices}
+    for rung, (layer, n_bytes) in enumerate(ladder.moved, 1):
+        home = homes[layer]
+        missing[home] = missing.get(home, 0) - n_bytes
+        if max(missing.values()) <= 0:
+            return rung
+    return 0
 
 
 def _speed(anatomy: Anatomy, machine: Machine, settings: Settings, load: Load | None = None) -> Speed:
@@ -195,23 +252,31 @@ def _check_experts(anatomy: Anatomy, experts: int | None) -> None:
         )
 
 
-def _placements(anatomy: Anatomy, machine: Machine, wishes: Wishes, base: Settings) -> Iterator[Settings]:
-    """Settings from the fastest to the most modest; at least one."""
+def _ladders(anatomy: Anatomy, machine: Machine, wishes: Wishes, base: Settings) -> Iterator[_Ladder]:
+    """Placements from the fastest to the most modest; at least one."""
     devices = _offload_devices(machine, wishes)
     everything = anatomy.n_layer + 1
     base = replace(base, devices=devices, tensor_overrides=wishes.tensor_overrides)
+    in_ram = replace(base, devices=(), n_gpu_layers=0)
     if not devices:
-        yield replace(base, n_gpu_layers=0)
+        yield _Ladder(1, lambda _: in_ram)
         return
     n_layers = everything if wishes.n_gpu_layers is None else wishes.n_gpu_layers
-    moe_blocks = [layer.index for layer in anatomy.layers if layer.ffn == "moe"]
-    for n_cpu in _expert_counts(len(moe_blocks), wishes):
-        yield _with_experts_in_ram(replace(base, n_gpu_layers=n_layers), moe_blocks[:n_cpu])
+    moe = [layer for layer in anatomy.layers if layer.ffn == "moe"]
+    blocks = [layer.index for layer in moe]
+    counts = _expert_counts(len(moe), wishes)
+    yield _Ladder(
+        len(counts),
+        lambda rung: _with_experts_in_ram(replace(base, n_gpu_layers=n_layers), blocks[: counts[rung]]),
+        [(layer.index, layer.bytes_by_role.get("routed experts", 0)) for layer in moe],
+    )
     if wishes.n_gpu_layers is None:
-        in_ram = moe_blocks if wishes.n_cpu_moe is None else moe_blocks[: wishes.n_cpu_moe]
-        for n in range(n_layers - 1, -1, -1):
-            yield _with_experts_in_ram(replace(base, n_gpu_layers=n), in_ram)
-        yield replace(base, devices=(), n_gpu_layers=0)
+        most = blocks[: counts[-1]]
+        yield _Ladder(
+            n_layers,
+            lambda rung: _with_experts_in_ram(replace(base, n_gpu_layers=n_layers - 1 - rung), most),
+        )
+        yield _Ladder(1, lambda _: in_ram)
 
 
 def _expert_counts(n_moe: int, wishes: Wishes) -> range:
@@ -258,9 +323,15 @@ def _placement_reasons(anatomy: Anatomy, machine: Machine, settings: Settings) -
     return tuple(reasons)
 
 
-def _missing_reason(device: str, n_bytes: int) -> Reason:
-    where = "RAM" if device == "CPU" else f"memory on {device}"
-    return Reason("does-not-fit", f"{n_bytes / (1 << 30):.1f} GiB of {where} are missing")
+def _missing_reasons(missing: Mapping[str, int]) -> tuple[Reason, ...]:
+    return tuple(
+        Reason("does-not-fit", f"{n_bytes / (1 << 30):.1f} GiB of {_place(device)} are missing")
+        for device, n_bytes in missing.items()
+    )
+
+
+def _place(device: str) -> str:
+    return "RAM" if device == "CPU" else f"memory on {device}"
 
 
 def _join(names: Sequence[str]) -> str:
