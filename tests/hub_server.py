@@ -28,6 +28,22 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 PIECE_BYTES = 16 << 10
 
 
+class Hollow(bytes):
+    """A file of which only the beginning is stored: so many zeros follow, made while they are sent."""
+
+    hollow_bytes = 0
+
+    @classmethod
+    def of(cls, data: bytes, size_bytes: int) -> Hollow:
+        made = cls(data)
+        made.hollow_bytes = size_bytes - len(data)
+        return made
+
+
+def size_of(data: bytes) -> int:
+    return len(data) + (data.hollow_bytes if isinstance(data, Hollow) else 0)
+
+
 @dataclass
 class Fault:
     """What goes wrong with requests whose URL contains `match`, for `times` of them (-1: all).
@@ -110,7 +126,7 @@ class HubServer:
     def put(self, repo: str, files: dict[str, bytes], token: str = "", gated: bool = False) -> str:
         """Make the repo hold exactly these files, in a new commit, which is returned."""
         known = self.repos.setdefault(repo, Repo({}))
-        seed = repr((len(known.commits), repo, sorted((p, sha256(b)) for p, b in files.items())))
+        seed = repr((len(known.commits), repo, sorted((p, sha256(b), size_of(b)) for p, b in files.items())))
         commit = hashlib.sha1(seed.encode()).hexdigest()
         known.commits[commit] = dict(files)
         known.token, known.gated = token or known.token, gated or known.gated
@@ -237,9 +253,9 @@ class _Handler(BaseHTTPRequestHandler):
         for path, data in files.items():
             entry: dict[str, Any] = {"rfilename": path}
             if query.get("blobs"):
-                entry |= {"size": len(data), "blobId": git_oid(data)}
+                entry |= {"size": size_of(data), "blobId": git_oid(data)}
                 if path not in repo.in_git:
-                    entry["lfs"] = {"sha256": sha256(data), "size": len(data), "pointerSize": 134}
+                    entry["lfs"] = {"sha256": sha256(data), "size": size_of(data), "pointerSize": 134}
             siblings.append(entry)
         gated = "manual" if repo.gated else False
         private = bool(repo.token and not repo.gated)
@@ -253,9 +269,14 @@ class _Handler(BaseHTTPRequestHandler):
         page = list(files.items())[start : start + self.hub.page_size]
         entries = []
         for path, data in page:
-            entry: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": git_oid(data)}
+            entry: dict[str, Any] = {
+                "type": "file",
+                "path": path,
+                "size": size_of(data),
+                "oid": git_oid(data),
+            }
             if path not in repo.in_git:
-                entry["lfs"] = {"oid": sha256(data), "size": len(data), "pointerSize": 134}
+                entry["lfs"] = {"oid": sha256(data), "size": size_of(data), "pointerSize": 134}
             entries.append(entry)
         following = start + len(page)
         link = f'<{self.hub.url}{urlsplit(self.path).path}?recursive=true&cursor={following}>; rel="next"'
@@ -281,7 +302,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         etag = self.fault.etag if self.fault and self.fault.etag else sha256(data)
         location = f"http://localhost:{self.hub.port}/cdn/{quote(name, safe='')}/{commit}/{quote(path)}?sig=x"
-        linked = {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data)), "Location": location}
+        linked = {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(size_of(data)), "Location": location}
         self.reply(302, b"", {**commit_header, **linked})
 
     def cdn(self, path: str) -> None:
@@ -309,16 +330,17 @@ class _Handler(BaseHTTPRequestHandler):
     def reply_file(self, data: bytes, headers: dict[str, str]) -> None:
         fault = self.fault or Fault("")
         data = damaged(data, fault)
+        size = size_of(data)
         headers = {"Accept-Ranges": "bytes", **headers}
-        span = None if fault.ignore_range else parse_range(self.entry.range, len(data))
+        span = None if fault.ignore_range else parse_range(self.entry.range, size)
         if span is None:
-            self.start(200, len(data), headers)
-            first, last = 0, len(data)
-        elif span[0] >= len(data):
-            return self.reply(416, b"", {"Content-Range": f"bytes */{len(data)}", **headers})
+            self.start(200, size, headers)
+            first, last = 0, size
+        elif span[0] >= size:
+            return self.reply(416, b"", {"Content-Range": f"bytes */{size}", **headers})
         else:
             first, last = span
-            content_range = {"Content-Range": f"bytes {first}-{last - 1}/{len(data)}"}
+            content_range = {"Content-Range": f"bytes {first}-{last - 1}/{size}"}
             self.start(206, last - first, {**content_range, **headers})
         if self.command != "HEAD":
             self.send(pieces(data, first, last))
@@ -362,13 +384,15 @@ def damaged(data: bytes, fault: Fault) -> bytes:
         data = data[: fault.corrupt_at] + bytes([data[fault.corrupt_at] ^ 1]) + data[fault.corrupt_at + 1 :]
     if fault.cut_to >= 0:
         data = data[: fault.cut_to]
-    return data + b"\0" * fault.longer_by
+    return data + b"\0" * fault.longer_by if fault.longer_by else data
 
 
 def pieces(data: bytes, first: int, last: int) -> Iterator[bytes]:
     view = memoryview(data)
     for at in range(first, last, PIECE_BYTES):
-        yield bytes(view[at : min(at + PIECE_BYTES, last)])
+        end = min(at + PIECE_BYTES, last)
+        piece = bytes(view[at:end])
+        yield piece + bytes(end - at - len(piece))
 
 
 def parse_range(header: str, size: int) -> tuple[int, int] | None:

@@ -30,12 +30,15 @@ LAYERS: dict[str, int] = {
     "generate": 6,
     "prompt": 6,
     "pulling": 7,
+    "kept_headers": 7,
+    "remote": 8,
+    "choice": 5,
     "doctor": 6,
     "bench": 7,
-    "report": 8,
-    "render": 9,
-    "cli": 10,
-    "__main__": 11,
+    "report": 9,
+    "render": 10,
+    "cli": 11,
+    "__main__": 12,
 }
 
 # Outside thing -> rooms that may import it.
