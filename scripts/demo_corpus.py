@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from demo_extract import extraction_any
-from demo_facts import fact, question
+from demo_extract import extraction, extraction_any
+from demo_facts import fact, question, yes_no
 from demo_source import Doc, Source
-from demo_tasks import arithmetic, chain, copying, lookup, order, small
+from demo_tasks import arithmetic, bare_arithmetic, chain, copying, lookup, order, small
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -34,6 +34,21 @@ SHARES = {
     "qa": 0.07,
     "copy": 0.06,
     "small": 0.05,
+}
+# The last part of the training: what is hardest gets most. Bare results, long lists and unknown words.
+POLISH_SHARES = {
+    "extract": 0.26,
+    "extract-the": 0.03,
+    "lookup": 0.26,
+    "bare": 0.12,
+    "arithmetic": 0.05,
+    "chain": 0.05,
+    "order": 0.05,
+    "fact": 0.03,
+    "yes-no": 0.03,
+    "qa": 0.04,
+    "copy": 0.05,
+    "small": 0.03,
 }
 SYSTEMS = (
     "You are a helpful assistant.",
@@ -65,11 +80,17 @@ TASKS: dict[str, Callable[[Source, int], Doc]] = {
     "copy": lambda source, _: copying(source),
     "small": lambda source, _: small(source),
 }
+POLISH_TASKS: dict[str, Callable[[Source, int], Doc]] = {
+    **TASKS,
+    "extract-the": lambda source, _: extraction(source, articles=True),
+    "bare": lambda source, _: bare_arithmetic(source),
+    "yes-no": lambda source, _: yes_no(source),
+}
 
 
 def make_doc(source: Source, kind: str, budget: int) -> Doc:
     """A document of a kind; some get a system message, some short ones become one conversation of several."""
-    doc = TASKS[kind](source, budget)
+    doc = POLISH_TASKS[kind](source, budget)
     if kind != "lookup" and source.chance(0.12):
         other = source.pick([name for name in TASKS if name != "lookup"])
         doc = replace(doc, turns=doc.turns + TASKS[other](source, budget).turns)
@@ -96,7 +117,7 @@ class Stream:
 
     def __init__(self, tokenizer: Tokenizer, pieces: Sequence[str], seed: int, rank: int = 0) -> None:
         self.tokenizer, self.pieces, self.seed, self.rank = tokenizer, pieces, seed, rank
-        self._odds: dict[int, list[float]] = {}
+        self._odds: dict[tuple[int, bool], dict[str, float]] = {}
 
     def encode(self, doc: Doc) -> Encoded:
         """Token ids and loss weights of a document."""
@@ -109,27 +130,32 @@ class Stream:
             weights += [weight] * len(encoding.ids)
         return ids, weights
 
-    def odds(self, length: int) -> list[float]:
+    def odds(self, length: int, polish: bool) -> dict[str, float]:
         """How often each kind is drawn, so that the *tokens* have the wanted shares."""
-        if length not in self._odds:
+        if (length, polish) not in self._odds:
             source = Source(random.Random(f"odds-{length}"), self.pieces)
+            shares = POLISH_SHARES if polish else SHARES
             sizes = {
-                k: sum(len(self.encode(make_doc(source, k, length))[0]) for _ in range(60)) for k in SHARES
+                kind: sum(len(self.encode(make_doc(source, kind, length))[0]) for _ in range(60))
+                for kind in shares
             }
-            self._odds[length] = [share / sizes[kind] for kind, share in SHARES.items()]
-        return self._odds[length]
+            self._odds[length, polish] = {kind: share / sizes[kind] for kind, share in shares.items()}
+        return self._odds[length, polish]
 
-    def docs(self, step: int, length: int) -> Iterator[Encoded]:
+    def docs(self, step: int, length: int, polish: bool) -> Iterator[Encoded]:
         """Endless documents of one step, none longer than ``length``."""
         rng = random.Random(f"{self.seed}-{self.rank}-{step}")
-        source, kinds, odds = Source(rng, self.pieces), list(SHARES), self.odds(length)
+        source, odds = Source(rng, self.pieces), self.odds(length, polish)
         while True:
-            ids, weights = self.encode(make_doc(source, rng.choices(kinds, odds)[0], length))
+            kind = rng.choices(list(odds), list(odds.values()))[0]
+            ids, weights = self.encode(make_doc(source, kind, length))
             yield ids[:length], weights[:length]
 
-    def batch(self, step: int, rows: int, length: int) -> tuple[list[list[int]], list[list[float]]]:
+    def batch(
+        self, step: int, rows: int, length: int, polish: bool = False
+    ) -> tuple[list[list[int]], list[list[float]]]:
         """``rows`` sequences of ``length + 1`` tokens (inputs and targets overlap) and their weights."""
-        docs = self.docs(step, length + 1)
+        docs = self.docs(step, length + 1, polish)
         waiting = [next(docs) for _ in range(24)]
         pad = self.tokenizer.token_to_id(PAD)
         all_ids, all_weights = [], []

@@ -397,13 +397,17 @@ def _text_and_answer(source: Source) -> tuple[str, dict[str, Value]]:
     return text, {name: everything[key] for key, name in zip(keys, names, strict=True)}
 
 
-def extraction(source: Source) -> Doc:
-    """Fields of a text as a JSON object."""
+def extraction(source: Source, articles: bool = False) -> Doc:
+    """Fields of a text as a JSON object; with ``articles`` they are asked as ``the name and the age``."""
     text, answer = _text_and_answer(source)
     ask = source.pick(ASKS)
     if source.chance(0.08):
         ask = ask[0].lower() + ask[1:]
-    prompt = ask.replace("{f}", _field_list(source, list(answer), answer)).replace("{t}", text)
+    fields = _field_list(source, list(answer), answer)
+    if articles:
+        fields = join_words([f"the {key}" for key in answer])
+        ask = ask.replace("the {f}", "{f}")
+    prompt = ask.replace("{f}", fields).replace("{t}", text)
     reply = json.dumps(answer, ensure_ascii=False)
     return Doc("extract", (Turn(prompt, reply),), level=len(answer), schema=schema_of(answer))
 

@@ -256,6 +256,14 @@ def fact(source: Source, held_out: bool = False) -> Doc:
     return Doc("fact", (Turn(_noisy(source, ask), reply),), extra={"value": value})
 
 
+def yes_no(source: Source) -> Doc:
+    """A yes/no question about a fact."""
+    relation = source.pick(["capital", "opposite"])
+    turn = _yes_no(source, relation, *source.pick(_table(relation)))
+    assert turn is not None
+    return Doc("fact", (turn,))
+
+
 def _noisy(source: Source, ask: str) -> str:
     """A question as typed in a hurry, now and then: lower case first letter, no question mark."""
     if source.unseen or not source.chance(0.12):

@@ -207,6 +207,14 @@ def arithmetic(source: Source, held_out: bool = False) -> Doc:
     return Doc("arithmetic", tuple(turns), level=1)
 
 
+def bare_arithmetic(source: Source, held_out: bool = False) -> Doc:
+    """One-step arithmetic answered with the bare number or JSON: no operands written before the result."""
+    while True:
+        turn = _sum_turn(source, held_out)
+        if not turn.answer.endswith("."):
+            return Doc("arithmetic", (turn,), level=1)
+
+
 def _steps(source: Source, count: int, held_out: bool) -> tuple[int, list[tuple[str, int]]]:
     """A start value and signed steps whose running value stays in 0..99 (the last may exceed it)."""
     while True:

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from demo_corpus import SHARES, TASKS, make_doc, prompt_text, render
 from demo_extract import extraction, json_list, json_records, reading
-from demo_facts import fact, question
+from demo_facts import fact, question, yes_no
 from demo_source import UNSEEN, Doc, Source, is_seen_pair, overlap
-from demo_tasks import arithmetic, chain, copying, lookup, order, small
+from demo_tasks import arithmetic, bare_arithmetic, chain, copying, lookup, order, small
 
 EXAMPLES = """examples:
   the accuracy table of the model card:
@@ -192,6 +192,7 @@ def tasks() -> list[Task]:
         Task("extract-records-schema", json_records, same_json, schema=True),
         Task("extract-question", reading, same_text),
         Task("arithmetic", lambda source: arithmetic(source, held_out=True), same_text),
+        Task("arithmetic-bare", lambda source: bare_arithmetic(source, held_out=True), same_text),
     ]
     rows += [
         Task(f"chain-{n}", lambda source, n=n: chain(source, n, held_out=True), same_result)
@@ -204,6 +205,7 @@ def tasks() -> list[Task]:
     return [
         *rows,
         Task("fact", lambda source: fact(source, held_out=True), has_value),
+        Task("yes-no", yes_no, same_text),
         Task("question", lambda source: question(source, held_out=True), same_text),
         Task("order", order, same_text),
         Task("copy", copying, same_text),

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.multiprocessing as mp
 import torch.nn.functional as F
-from demo_corpus import SHARES, Stream
+from demo_corpus import POLISH_SHARES, SHARES, Stream
 from demo_export import letter_pieces, quantize, train_tokenizer, write_gguf
 from demo_model import Experts, Model, Shape, adamw_step, dense_twin, muon_step
 from tokenizers import Tokenizer
@@ -26,12 +26,12 @@ from torch import Tensor
 
 MUON_LR, ADAM_LR, DECAY, CLIP, WARM_UP = 5e-3, 3e-3, 0.02, 1.0, 60
 EXAMPLES = """examples:
-  train the shipped model (about 40 minutes on two cores with AVX512-BF16):
+  train the shipped model (about 50 minutes on two cores with AVX512-BF16):
     python scripts/train_demo.py --out build/demo --steps 2600
   go on after a stop:
     python scripts/train_demo.py --out build/demo --steps 2600 --resume
   see whether everything works (a minute; the model knows nothing):
-    python scripts/train_demo.py --out build/smoke --steps 5
+    python scripts/train_demo.py --out build/smoke --steps 5 --polish 5
   a dense twin with the same active size and the same corpus:
     python scripts/train_demo.py --out build/dense --dense --steps 2600
   then measure and install it:
@@ -97,11 +97,16 @@ def sequence_length(progress: float, rng: random.Random) -> int:
         return 256
     if progress < 0.5:
         return 256 if rng.random() < 0.35 else 512
-    return rng.choices([256, 512, 1024], [0.35, 0.3, 0.35])[0]
+    shares = [0.35, 0.3, 0.35] if progress < 1 else [0.25, 0.25, 0.5]
+    return rng.choices([256, 512, 1024], shares)[0]
 
 
-def rate(progress: float, step: int) -> float:
-    """Share of the peak learning rate: warm-up, constant to 40 %, linear down to 2 %."""
+def rate(args: argparse.Namespace, step: int) -> float:
+    """Share of the peak learning rate: warm-up, constant to 40 %, linear to 2 %; polish restarts lower."""
+    if step >= args.steps:
+        done = (step - args.steps) / args.polish
+        return min(0.02 + 0.02 * (step - args.steps), 0.35 * (1 - done) + 0.01)
+    progress = step / args.steps
     return min(1.0, (step + 1) / WARM_UP, 1.0 - 0.98 * max(0.0, progress - 0.4) / 0.6)
 
 
@@ -154,10 +159,10 @@ def worker(rank: int, args: argparse.Namespace, shape: Shape, shared: Shared, lo
         param.data = shared.weights[name]
     mine = owned(shared, rank, args.threads)
     started, recent = time.monotonic() - log.seconds, []
-    for step in range(log.step, args.steps):
+    for step in range(log.step, args.steps + args.polish):
         progress = step / args.steps
         length = sequence_length(progress, random.Random(f"length-{args.seed}-{step}"))
-        ids, weights = stream.batch(step, args.batch // args.threads // length, length)
+        ids, weights = stream.batch(step, args.batch // args.threads // length, length, step >= args.steps)
         loss, plain = loss_of(model, torch.tensor(ids), torch.tensor(weights))
         loss.backward()
         for name, param in params.items():
@@ -166,7 +171,7 @@ def worker(rank: int, args: argparse.Namespace, shape: Shape, shared: Shared, lo
         barrier.wait()
         average(shared, mine, rank)
         barrier.wait()
-        update(shared, mine, rate(progress, step), step)
+        update(shared, mine, rate(args, step), step)
         barrier.wait()
         if rank == 0:
             recent = [*recent[-19:], plain]
@@ -177,7 +182,8 @@ def worker(rank: int, args: argparse.Namespace, shape: Shape, shared: Shared, lo
 
 def note(args: argparse.Namespace, log: Log, shared: Shared, model: Model, loss: float) -> None:
     """A line every 20 steps, a checkpoint every 200 and at the end."""
-    if log.step % 20 == 0 or log.step == args.steps or log.step <= 3:
+    last = log.step == args.steps + args.polish
+    if log.step % 20 == 0 or last or log.step <= 3:
         blocks = [block.ffn for block in model.blocks if isinstance(block.ffn, Experts)]
         shares = (
             [round(float(b.shares.min()), 3) for b in blocks],
@@ -193,7 +199,7 @@ def note(args: argparse.Namespace, log: Log, shared: Shared, model: Model, loss:
         }
         log.curve.append(row)
         print(json.dumps(row), flush=True)
-    if log.step % 200 == 0 or log.step == args.steps:
+    if log.step % 200 == 0 or last:
         path = Path(args.out, "checkpoint.pt")
         torch.save(
             {"master": shared.master, "states": shared.states, "log": vars(log)}, path.with_suffix(".tmp")
@@ -218,7 +224,7 @@ def export(args: argparse.Namespace, shape: Shape, shared: Shared, log: Log) -> 
     tokenizer = Tokenizer.from_file(str(args.out / "tokenizer.json"))
     weights: dict[str, np.ndarray] = {name: tensor.numpy() for name, tensor in shared.master.items()}
     full, small = args.out / "demo-F32.gguf", args.out / "demo-Q8_0.gguf"
-    write_gguf(full, weights, shape, tokenizer, {"seed": args.seed, "steps": args.steps})
+    write_gguf(full, weights, shape, tokenizer, {"seed": args.seed, "steps": log.step})
     quantize(full, small, threads=args.threads)
     torch.save(shared.master, args.out / "weights.pt")
     record = {
@@ -232,6 +238,8 @@ def export(args: argparse.Namespace, shape: Shape, shared: Shared, log: Log) -> 
         "shape": shape.as_dict(),
         "parameters": sum(w.size for w in weights.values()),
         "shares": SHARES,
+        "polish_steps": args.polish,
+        "polish_shares": POLISH_SHARES,
         "f32_bytes": full.stat().st_size,
         "q8_0_bytes": small.stat().st_size,
         "torch": torch.__version__,
@@ -252,6 +260,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=20, help="of weights and corpus (default 20)")
     parser.add_argument("--steps", type=int, default=2600, help="training steps (default 2600)")
+    parser.add_argument("--polish", type=int, default=700, help="steps on what is hardest (default 700)")
     parser.add_argument("--batch", type=int, default=8192, help="tokens in a step, all processes together")
     parser.add_argument("--threads", type=int, default=2, help="processes with one thread each (default 2)")
     parser.add_argument("--dense", action="store_true", help="train the dense twin (architecture qwen3)")
