@@ -3,10 +3,10 @@
     python scripts/llama_memory.py FILE < settings.jsonl > results.jsonl
 
 One JSON object of settings a line: fields of moetool.settings.Settings, and "workers" (HOST:PORT of RPC
-workers) and "cpu_overrides" (patterns of tensors that stay on the CPU). One result a line: {"weights":
-{device: bytes}, "context": …, "compute": …, "state_about": …, "n_params": …} or {"error": "…"}. A process
-of its own, because llama.cpp ends the process where it meets the unexpected. Linux only: the exact figures
-come out of a libstdc++ std::map that llama_get_memory_breakdown returns.
+workers), "cpu_overrides" (patterns of tensors that stay on the CPU), "repack" (false: weights as they are).
+One result a line: {"weights": {device: bytes}, "context": …, "compute": …, "state_about": …, "n_params": …}
+or {"error": "…"}. A process of its own, because llama.cpp ends the process where it meets the unexpected.
+Linux only: the exact figures come out of a libstdc++ std::map that llama_get_memory_breakdown returns.
 """
 
 from __future__ import annotations
@@ -44,7 +44,15 @@ class _Override(ctypes.Structure):
     _fields_ = (("pattern", ctypes.c_char_p), ("buffer", ctypes.c_void_p))
 
 
-def breakdown(context: Any) -> dict[str, tuple[int, int, int]]:
+def device_of(buffer: str, workers: list[str]) -> str:
+    """A buffer's device: "CPU", or the worker's number in the order they were named."""
+    if buffer in _CPU_BUFFERS or buffer.endswith("_Host"):
+        return "CPU"
+    name, _, address = buffer.rstrip("]").partition("[")
+    return f"RPC{workers.index(address)}" if address in workers else name
+
+
+def breakdown(context: Any, workers: list[str]) -> dict[str, tuple[int, int, int]]:
     """Device -> bytes of model, context and compute buffers; a red-black tree walked node by node."""
     head = ctypes.create_string_buffer(48)
     _breakdown(ctypes.addressof(head), context)
@@ -57,8 +65,7 @@ def breakdown(context: Any) -> dict[str, tuple[int, int, int]]:
         if not node:
             return
         walk(word(node + 16))
-        name = _buffer_name(word(node + 32)).decode()
-        device = "CPU" if name in _CPU_BUFFERS or name.endswith("_Host") else name.split("[")[0]
+        device = device_of(_buffer_name(word(node + 32)).decode(), workers)
         sizes = (word(node + 40), word(node + 48), word(node + 56))
         old = found.get(device, (0, 0, 0))
         found[device] = (old[0] + sizes[0], old[1] + sizes[1], old[2] + sizes[2])
@@ -80,6 +87,8 @@ def model_params(settings: dict[str, Any], workers: list[int], keep: list[Any]) 
     params = api.llama_model_default_params()
     params.no_alloc, params.load_mode = True, 0
     params.load_mtp = settings.get("load_mtp", False)
+    # Without repacking, the CPU's weights are where a GPU may read them, as they are in a build with one.
+    params.use_extra_bufts = settings.get("repack", True)
     params.n_gpu_layers = settings.get("n_gpu_layers", 0)
     devices = (ctypes.c_void_p * (len(workers) + 1))(*workers, None)
     keep.append(devices)
@@ -136,7 +145,7 @@ def measure(model: Any, settings: dict[str, Any]) -> dict[str, Any]:
     context = api.llama_init_from_model(model, context_params(settings))
     if not context:
         return {"error": "".join(_lines)[-300:]}
-    found = breakdown(context)
+    found = breakdown(context, settings.get("workers", []))
     result = {
         "weights": {name: sizes[0] for name, sizes in found.items()},
         "context": {name: sizes[1] for name, sizes in found.items()},
@@ -166,7 +175,7 @@ def main() -> None:
         key = json.dumps(
             {
                 k: settings.get(k)
-                for k in ("workers", "n_gpu_layers", "tensor_split", "cpu_overrides", "load_mtp")
+                for k in ("workers", "n_gpu_layers", "tensor_split", "cpu_overrides", "load_mtp", "repack")
             }
         )
         if key not in models:

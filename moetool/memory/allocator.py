@@ -33,6 +33,7 @@ class Step:
     rows: int = 0
     weight_bytes: int = 0
     is_kept: bool = False
+    is_copy: bool = False
 
 
 class _Arena:
@@ -74,10 +75,13 @@ class _Arena:
             del self.blocks[at + 1]
 
 
-def peak_bytes(steps: Sequence[Step], cpu: str, helper: str | None = None) -> dict[str, int]:
+def peak_bytes(
+    steps: Sequence[Step], cpu: str, helper: str | None = None, n_batches: int = 1
+) -> dict[str, int]:
     """Device -> bytes of the compute buffer that the graph needs there.
 
-    `helper` is the device that takes over the CPU's steps of many rows, if any does.
+    `helper` is the device that takes over the CPU's steps of many rows, if any does. With `n_batches` > 1
+    so many batches are on their way at once: each has inputs and copies between devices of its own.
     """
     placed = _with_copies(_settled(_taken_over(steps, cpu, helper), cpu))
     arenas = {step.device: _Arena() for step in placed}
@@ -85,12 +89,15 @@ def peak_bytes(steps: Sequence[Step], cpu: str, helper: str | None = None) -> di
     for step in placed:
         for source in step.reads:
             readers[source] += 1
+    if n_batches > 1:
+        placed = [_lasting(step) for step in placed]
     # What an input "reads" is kept for good: it never gets its turn to have read it.
     place: dict[int, tuple[int, int]] = {}
     for number, step in enumerate(placed):
         if step.is_input and not step.is_kept:
             size = _aligned(step.n_bytes)
-            place[number] = (arenas[step.device].take(size), size)
+            place[number] = (arenas[step.device].take(n_batches * size), size)
+            readers[number] += n_batches - 1
     for number, step in enumerate(placed):
         if step.is_input:
             continue
@@ -100,6 +107,11 @@ def peak_bytes(steps: Sequence[Step], cpu: str, helper: str | None = None) -> di
             if not readers[source] and source in place:
                 arenas[placed[source].device].give(*place.pop(source))
     return {device: arena.peak for device, arena in arenas.items()}
+
+
+def _lasting(step: Step) -> Step:
+    """A copy between devices is there for as long as an input is, when several batches are on their way."""
+    return replace(step, is_input=True, reads=()) if step.is_copy else step
 
 
 def _allocate(
@@ -161,9 +173,11 @@ def _with_copies(steps: Sequence[Step]) -> list[Step]:
         for source in foreign.get(index, ()):
             copies[source, step.device] = len(placed)
             if source < 0:
-                placed.append(Step(steps[~source].weight_bytes, (), (), step.device))
+                placed.append(Step(steps[~source].weight_bytes, (), (), step.device, is_copy=True))
             else:
-                placed.append(Step(steps[source].n_bytes, (number_of[source],), (), step.device))
+                source_step = number_of[source]
+                n_bytes = steps[source].n_bytes
+                placed.append(Step(n_bytes, (source_step,), (), step.device, is_copy=True))
         renamed = {source: copies.get((source, step.device), number_of[source]) for source in step.reads}
         reads = tuple(renamed[source] for source in step.reads)
         if step.weight_bytes and (~index, step.device) in copies:

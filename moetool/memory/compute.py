@@ -69,7 +69,18 @@ def compute_bytes(anatomy: Anatomy, settings: Settings, devices: Sequence[Device
         x = _layer(tape, layer, x, inputs, n_out if last else None)
     tape.on(placement.output)
     _output(tape, anatomy, x, inputs, n_out)
-    return peak_bytes(tape.steps, placement.cpu, helper)
+    return peak_bytes(tape.steps, placement.cpu, helper, _n_batches(anatomy, settings, devices))
+
+
+def _n_batches(anatomy: Anatomy, settings: Settings, devices: Sequence[Device]) -> int:
+    """How many batches are on their way at once: four, where several devices share all layers.
+
+    (pipeline_parallel in src/llama-context.cpp, GGML_SCHED_MAX_COPIES.)
+    """
+    used = offload_devices(settings, devices)
+    whole = len(used) > 1 and settings.n_gpu_layers > len(anatomy.layers)
+    able = not any(d.name.startswith(_NO_EVENTS) for d in used)
+    return 4 if whole and able and not settings.tensor_overrides else 1
 
 
 def _helper(settings: Settings, devices: Sequence[Device]) -> str | None:
@@ -80,6 +91,8 @@ def _helper(settings: Settings, devices: Sequence[Device]) -> str | None:
 
 # Back ends that compute with their own weights only.
 _NO_HELP = ("RPC", "GPUOpenCL", "WebGPU")
+# Back ends that do not compute side by side with others.
+_NO_EVENTS = ("CANN", "GPUOpenCL", "WebGPU")
 
 
 def _far_caches(

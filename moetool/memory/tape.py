@@ -17,6 +17,7 @@ class Tape:
     def __init__(self, tokens: int, device: str) -> None:
         self.tokens = tokens
         self.device = device
+        self._last_device = device
         self.steps: list[Step] = []
         self._shown: list[int] = []
 
@@ -43,8 +44,15 @@ class Tape:
         return self._add(Step(4 * width * self.tokens, (index,), (), self.device))
 
     def norm(self, x: int, in_place: bool = True) -> int:
-        """A norm with its weight: RMS norms happen in place if nobody else reads `x`, LayerNorms do not."""
+        """A norm with its weight: RMS norms happen in place if nobody else reads `x`, LayerNorms do not.
+
+        Where another device takes over, the old one still norms, and the new one multiplies by the weight.
+        """
         reuse = (x,) if in_place and x >= 0 else ()
+        if self.device != self._last_device:
+            x = self._add(Step(self.size(x), (self.shown(x),), reuse, ""))
+            reuse = (x,)
+        self._last_device = self.device
         return self._add(
             Step(self.size(x), (self.shown(x),), reuse, self.device, rows=self.tokens, weight_bytes=1)
         )
