@@ -27,13 +27,13 @@ from torch import Tensor
 MUON_LR, ADAM_LR, DECAY, CLIP, WARM_UP = 5e-3, 3e-3, 0.02, 1.0, 60
 EXAMPLES = """examples:
   train the shipped model (about 50 minutes on two cores with AVX512-BF16):
-    python scripts/train_demo.py --out build/demo --steps 2600
+    python scripts/train_demo.py --out build/demo
   go on after a stop:
-    python scripts/train_demo.py --out build/demo --steps 2600 --resume
+    python scripts/train_demo.py --out build/demo --resume
   see whether everything works (a minute; the model knows nothing):
     python scripts/train_demo.py --out build/smoke --steps 5 --polish 5
   a dense twin with the same active size and the same corpus:
-    python scripts/train_demo.py --out build/dense --dense --steps 2600
+    python scripts/train_demo.py --out build/dense --dense
   then measure and install it:
     python scripts/eval_demo.py build/demo/demo-Q8_0.gguf
     cp build/demo/demo-Q8_0.gguf moetool/demo/demo.gguf
