@@ -1,0 +1,213 @@
+"""Which quant of a model to take: anatomies of all of them + machine + wishes -> a pick, with reasons. Pure.
+
+Of the quants that fit and are fast enough, the one with the least expected loss is picked; when none is fast
+enough, the fastest whose loss is acceptable. Losses too small to be told apart count as none: of two quants
+that lose nothing the faster is better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from moetool.anatomy import Anatomy
+from moetool.machine import Machine
+from moetool.plan import Plan, Reason, Wishes, make_plan, shortfalls
+from moetool.quality import Quality, expected_loss
+
+GIB = 1 << 30
+# Without a wish: faster than most people read, so that an answer is not waited for.
+READING_TOK_S = 10.0
+# Expected losses up to here are worth having for speed's sake; below the first of them they are none.
+_ACCEPTABLE = ("none", "very low", "low", "moderate")
+# Contexts shorter than this are of no use in a chat.
+_SHORTEST_CTX = 1024
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One quant of a model: its label, the bytes of its files, and what its header says."""
+
+    label: str
+    file_bytes: int
+    anatomy: Anatomy
+
+
+@dataclass(frozen=True)
+class Option:
+    """A candidate with its plan. `disk_missing_bytes` is what the disk lacks for its files.
+
+    `is_front` marks the options that no other one beats in both expected loss and speed.
+    """
+
+    candidate: Candidate
+    plan: Plan
+    quality: Quality
+    disk_missing_bytes: int
+    is_front: bool = False
+    reason: Reason = Reason("", "")
+
+    @property
+    def label(self) -> str:
+        return self.candidate.label
+
+    @property
+    def fits(self) -> bool:
+        return self.plan.fits and not self.disk_missing_bytes
+
+    @property
+    def loss(self) -> float:
+        """Expected loss, nothing where it is too small to be told."""
+        return 0.0 if self.quality.band == "none" else self.quality.expected
+
+    @property
+    def decode_tok_s(self) -> float | None:
+        return self.plan.speed.decode_tok_s
+
+
+@dataclass(frozen=True)
+class Choice:
+    """All options, least expected loss first, each with its reason; the pick, or what comes nearest to one.
+
+    `pick` is None when nothing fits; `nearest` then is the option that misses least, and `remedies` say what
+    would make something fit.
+    """
+
+    options: tuple[Option, ...]
+    pick: Option | None
+    nearest: Option
+    why: Reason
+    remedies: tuple[Reason, ...] = ()
+
+
+def choose(
+    candidates: Sequence[Candidate], machine: Machine, wishes: Wishes, min_tok_s: float | None = None
+) -> Choice:
+    """The quant to take of at least one candidate. `min_tok_s` is the decode speed that is wished for.
+
+    Raises UsageError for wishes that no plan can be made of.
+    """
+    made = [_make_option(candidate, machine, wishes) for candidate in candidates]
+    options = _with_front(sorted(made, key=lambda o: (o.quality.expected, o.candidate.file_bytes)))
+    floor = READING_TOK_S if min_tok_s is None else min_tok_s
+    fitting = [option for option in options if option.fits]
+    if not fitting:
+        return _nothing_fits(options, wishes)
+    pick, why = _pick(fitting, floor, is_wished=min_tok_s is not None)
+    judged = tuple(replace(o, reason=why if o is pick else _refusal(o, pick, floor)) for o in options)
+    chosen = _same(options, judged, pick)
+    return Choice(judged, chosen, chosen, why)
+
+
+def _same(before: Sequence[Option], after: Sequence[Option], option: Option) -> Option:
+    """The option of `after` that stands where `option` stands in `before`."""
+    return next(new for old, new in zip(before, after, strict=True) if old is option)
+
+
+def _make_option(candidate: Candidate, machine: Machine, wishes: Wishes) -> Option:
+    plan = make_plan(candidate.anatomy, machine, wishes)
+    missing = max(0, candidate.file_bytes - machine.disk_free_bytes)
+    return Option(candidate, plan, expected_loss(candidate.anatomy), missing)
+
+
+def _with_front(options: Sequence[Option]) -> list[Option]:
+    return [replace(o, is_front=o.fits and not any(_beats(other, o) for other in options)) for o in options]
+
+
+def _beats(one: Option, other: Option) -> bool:
+    """Whether `one` is as good in both respects and better in one."""
+    if not one.fits or one.decode_tok_s is None or other.decode_tok_s is None:
+        return False
+    ahead = one.loss <= other.loss and one.decode_tok_s >= other.decode_tok_s
+    return ahead and (one.loss < other.loss or one.decode_tok_s > other.decode_tok_s)
+
+
+def _pick(fitting: Sequence[Option], floor: float, *, is_wished: bool) -> tuple[Option, Reason]:
+    """The best of those that fit, and why. A speed that nobody asked for is not worth a high loss."""
+    known = [option for option in fitting if option.decode_tok_s is not None]
+    if not known:
+        best = min(fitting, key=_by_loss)
+        return best, Reason("best-that-fits", "the best expected quality that fits; speed is unknown here")
+    acceptable = [option for option in known if option.quality.band in _ACCEPTABLE]
+    fast = [option for option in (known if is_wished else acceptable) if _speed(option) >= floor]
+    if fast:
+        text = f"the best expected quality above {floor:g} tok/s"
+        return min(fast, key=_by_loss), Reason("best-quality", text)
+    if acceptable:
+        text = f"nothing that fits reaches {floor:g} tok/s; this is the fastest of acceptable quality"
+        return max(acceptable, key=_speed), Reason("best-speed", text)
+    text = "nothing of acceptable quality fits; this is what loses least"
+    return min(known, key=_by_loss), Reason("least-loss", text)
+
+
+def _by_loss(option: Option) -> tuple[float, float, int]:
+    return option.loss, -_speed(option), option.candidate.file_bytes
+
+
+def _speed(option: Option) -> float:
+    return option.decode_tok_s or 0.0
+
+
+def _refusal(option: Option, pick: Option, floor: float) -> Reason:
+    """Why an option is not the pick."""
+    if option.disk_missing_bytes:
+        return Reason("disk", f"{option.disk_missing_bytes / GIB:.1f} GiB of disk are missing")
+    if not option.plan.fits:
+        return Reason("does-not-fit", _missing_text(option))
+    if option.decode_tok_s is None:
+        return Reason("speed-unknown", "its speed here is unknown")
+    if option.decode_tok_s < floor <= _speed(pick):
+        return Reason("too-slow", f"slower than {floor:g} tok/s")
+    if option.loss > pick.loss and option.quality.band not in _ACCEPTABLE:
+        return Reason("more-loss", f"its expected loss is {option.quality.band}")
+    if option.loss > pick.loss:
+        return Reason("more-loss", f"loses more than {pick.label}")
+    return Reason("slower", f"slower than {pick.label}")
+
+
+def _missing_text(option: Option) -> str:
+    return ", ".join(reason.text for reason in option.plan.reasons if reason.code == "does-not-fit")
+
+
+# --- nothing fits -----------------------------------------------------------------------------------------
+
+
+def _nothing_fits(options: Sequence[Option], wishes: Wishes) -> Choice:
+    nearest = min(options, key=lambda option: _missing_bytes(option, wishes))
+    judged = tuple(replace(option, reason=_refusal(option, option, 0.0)) for option in options)
+    found = _same(options, judged, nearest)
+    why = Reason("nothing-fits", f"{nearest.label} comes nearest: {found.reason.text}")
+    return Choice(judged, None, found, why, tuple(_remedies(nearest, wishes)))
+
+
+def _missing_bytes(option: Option, wishes: Wishes) -> int:
+    memory = shortfalls(option.plan.memory, option.plan.machine, wishes.reserve_bytes)
+    return sum(memory.values()) + option.disk_missing_bytes
+
+
+def _remedies(option: Option, wishes: Wishes) -> Iterator[Reason]:
+    """What would make the nearest option fit, the cheapest first."""
+    if option.disk_missing_bytes:
+        yield Reason(
+            "free-disk", f"free {option.disk_missing_bytes / GIB:.1f} GiB of disk for {option.label}"
+        )
+    if option.plan.fits:
+        return
+    yield from _shorter_context(option, wishes)
+    missing = shortfalls(option.plan.memory, option.plan.machine, wishes.reserve_bytes)
+    for device, n_bytes in missing.items():
+        place = "RAM" if device == "CPU" else f"memory on {device}"
+        text = f"{math.ceil(n_bytes / GIB * 10) / 10:.1f} GiB more of {place} would do for {option.label}"
+        yield Reason("more-memory", text)
+
+
+def _shorter_context(option: Option, wishes: Wishes) -> Iterator[Reason]:
+    """The longest context by halves with which it would fit."""
+    plan = option.plan
+    n_ctx = plan.settings.n_ctx // 2
+    while n_ctx >= _SHORTEST_CTX:
+        if make_plan(plan.anatomy, plan.machine, replace(wishes, n_ctx=n_ctx)).fits:
+            yield Reason("shorter-context", f"with --ctx {n_ctx} {option.label} fits")
+            return
+        n_ctx //= 2
