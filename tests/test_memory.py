@@ -105,6 +105,28 @@ def test_compute_buffers_are_near() -> None:
     assert errors[-1] < 0.08
 
 
+def test_gpus_with_weights_on_the_cpu_and_several_gpus() -> None:
+    """From llama.cpp with its RPC back end patched to take over large batches as CUDA does (offload_op):
+
+    experts on the CPU, half of the layers, none, two devices with all layers (four batches at once).
+    """
+    errors = []
+    for line in (DATA / "memory_gpus.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        chosen = dict(row["settings"])
+        rules = tuple(TensorOverride(p, "CPU") for p in chosen.pop("cpu_overrides", []))
+        devices = [CPU, *(Device(f"CUDA{i}", "", "gpu", 1 << 40, 1 << 40) for i in range(row["gpus"]))]
+        asked = Settings(**chosen, tensor_overrides=rules)
+        memory = {m.device: m for m in device_memory(model(row["model"].rsplit("-", 1)[0]), asked, devices)}
+        assert {n: memory[n].weights_bytes for n in row["weights"]} == row["weights"], row
+        errors += [memory[n].compute_bytes / true - 1 for n, true in row["compute"].items() if true]
+    sizes = sorted(abs(error) for error in errors)
+    assert len(sizes) > 150
+    assert sizes[len(sizes) // 2] < 0.001
+    assert sizes[int(0.9 * len(sizes))] < 0.03
+    assert sizes[-1] < 0.45
+
+
 def test_figures_of_published_logs() -> None:
     """Qwen3.6-35B on CUDA: CUDA0 compute 493, context 72, host 9 MiB; its size twin here the same."""
     qwen = model("Qwen3.5-35B-A3B")

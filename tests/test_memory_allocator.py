@@ -100,6 +100,43 @@ def test_what_is_kept_is_not_overwritten() -> None:
     assert peaks(kept) == {CPU: 256 + 2 * 512}
 
 
+def taken_over(tokens: int, *weights: int) -> dict[str, int]:
+    tape = Tape(tokens, CPU)
+    x = tape.input(32 * tokens, CPU)
+    for n_bytes in weights:
+        x = tape.product(8, x, weight_bytes=n_bytes)
+    return peak_bytes(tape.steps, CPU, helper=GPU)
+
+
+def test_large_batches_go_to_the_gpu_with_their_weights() -> None:
+    """Fewer than 32 rows stay; more need the tokens, the result, and one matrix at a time."""
+    assert taken_over(31, 4096) == {CPU: 31 * 32 + 31 * 32}
+    assert taken_over(32, 4096) == {CPU: 1024, GPU: 1024 + 4096 + 1024}
+    assert taken_over(32, 4096, 4096) == {CPU: 1024, GPU: 1024 + 4096 + 1024}
+    assert taken_over(32, 4096, 8192) == {CPU: 1024, GPU: 4096 + 2 * 1024 + 8192}
+
+
+def test_a_cache_is_copied_to_the_gpu_that_reads_it() -> None:
+    tape = Tape(32, CPU)
+    q = tape.product(8, tape.input(32, CPU), weight_bytes=32)
+    tape.store(q)
+    attended = tape.new(8, q, tape.cache(1 << 20))
+    tape.product(8, attended, weight_bytes=32)
+    found = peak_bytes(tape.steps, CPU, helper=GPU)
+    assert found[GPU] == 32 + 32 + 1024 + (1 << 20) + 1024
+    assert found[CPU] == 1024
+
+
+def test_several_batches_on_their_way_have_inputs_and_copies_of_their_own() -> None:
+    tape = Tape(8, CPU)
+    x = tape.rows(8, tape.input(32, CPU))
+    tape.on(GPU)
+    tape.product(64, x)
+    one, four = (peak_bytes(tape.steps, CPU, n_batches=n) for n in (1, 4))
+    assert one == {CPU: 32 + 256, GPU: 256 + 2048}
+    assert four == {CPU: 4 * 32 + 256, GPU: 4 * 256 + 2048}
+
+
 steps = st.lists(
     st.tuples(
         st.sampled_from(["product", "new", "over", "view", "norm"]),
