@@ -8,6 +8,7 @@ from typing import Any
 
 from moetool.anatomy import Anatomy, Layer, effective_size
 from moetool.bench.report import BenchRow, row_fields
+from moetool.choice import Choice, Option
 from moetool.doctor import Doctor
 from moetool.engine.measured import BufferSize
 from moetool.errors import MoetoolError
@@ -16,6 +17,8 @@ from moetool.machine import Machine, to_json
 from moetool.memory import DeviceMemory
 from moetool.plan import Plan
 from moetool.pulling import PullResult
+from moetool.quality import Quality
+from moetool.remote import RemoteHeaders
 from moetool.store import LocalModel
 
 ENVELOPE_VERSION = 1
@@ -94,6 +97,53 @@ def of_plan(plan: Plan, file_name: str) -> dict[str, Any]:
         "speed": asdict(plan.speed),
         "fits": plan.fits,
         "reasons": [asdict(reason) for reason in plan.reasons],
+    }
+
+
+def of_choice(choice: Choice, headers: RemoteHeaders, file_name: str) -> dict[str, Any]:
+    """The plan document of the pick (or of what comes nearest), and a shorter row for every quant."""
+    return of_plan(choice.nearest.plan, file_name) | {
+        "fits": choice.nearest.fits,
+        "pick": choice.pick.label if choice.pick else None,
+        "why": asdict(choice.why),
+        "remedies": [asdict(remedy) for remedy in choice.remedies],
+        "quality": _of_quality(choice.nearest.quality),
+        "candidates": [_of_option(option) for option in choice.options],
+        "unreadable": [
+            {"quant": item.quant.label, "problem": item.problem} for item in headers.headers if item.problem
+        ],
+        "headers": {
+            "fetched_bytes": headers.fetched_bytes,
+            "requests": headers.n_requests,
+            "seconds": headers.seconds,
+        },
+    }
+
+
+def _of_quality(quality: Quality) -> dict[str, Any]:
+    """A band and its sources: a figure alone would claim more than is known."""
+    return {
+        "band": quality.band,
+        "band_low": quality.band_low,
+        "band_high": quality.band_high,
+        "evidence": list(quality.evidence),
+    }
+
+
+def _of_option(option: Option) -> dict[str, Any]:
+    plan = option.plan
+    return {
+        "quant": option.label,
+        "file_bytes": option.candidate.file_bytes,
+        "memory": [{"device": row.device, "total_bytes": row.total_bytes} for row in plan.memory],
+        "n_gpu_layers": plan.settings.n_gpu_layers,
+        "decode_tok_s": plan.speed.decode_tok_s,
+        "decode_low": plan.speed.decode_low,
+        "decode_high": plan.speed.decode_high,
+        "quality": option.quality.band,
+        "fits": option.fits,
+        "pareto": option.is_front,
+        "reason": asdict(option.reason),
     }
 
 

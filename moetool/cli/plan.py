@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Annotated
+
+import typer
+
 from moetool.cli.options import (
     ContextOpt,
     CpuMoeOpt,
@@ -19,6 +24,10 @@ from moetool.errors import DoesNotFit
 
 def plan(
     model: ModelArg = "demo",
+    quant: Annotated[str, typer.Option("--quant", help="Plan for this quant of a repo only.")] = "",
+    min_tok_s: Annotated[
+        float | None, typer.Option("--min-tok-s", min=0, help="Choose among quants that decode this fast.")
+    ] = None,
     ctx: ContextOpt = None,
     kv: KvOpt = "f16",
     threads: ThreadsOpt = None,
@@ -32,15 +41,23 @@ def plan(
 
     moetool plan demo
 
+    moetool plan org/repo --min-tok-s 20
+
     moetool plan ./model.gguf --ctx 32k --kv q8_0
 
     moetool doctor -o json > desk.json; moetool plan ./model.gguf --machine desk.json
     """
     from moetool import report
     from moetool.cli.opening import check_by_dry_run, make_wishes, open_model, plan_for, read_this_machine
+    from moetool.cli.remote_plan import plan_remote, remote_name
 
-    opened = open_model(model)
     wishes = make_wishes(ctx, kv, threads, gpu_layers, n_cpu_moe, experts)
+    remote = remote_name(model, quant, is_choice=min_tok_s is not None)
+    if remote:
+        here = partial(read_this_machine, machine, measure=True)
+        plan_remote(remote, here, wishes, min_tok_s, as_json=output is Output.json)
+        return
+    opened = open_model(f"{model}:{quant}" if quant else model)
     chosen = plan_for(opened, read_this_machine(machine, measure=True), wishes)
     if machine is None and chosen.fits:
         chosen = check_by_dry_run(chosen, opened, wishes)

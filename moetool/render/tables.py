@@ -125,7 +125,7 @@ def show_plan(plan: Plan, next_command: str) -> None:
     """Where everything goes, how fast it should be, and why."""
     anatomy = plan.anatomy
     facts = {
-        "Model": f"{anatomy.name}   {_model_phrase(anatomy)}",
+        "Model": f"{anatomy.name}   {model_phrase(anatomy)}",
         "This machine": machine_phrase(plan.machine),
         "Context": f"{plan.settings.n_ctx} tokens, KV cache {plan.settings.type_k}/{plan.settings.type_v}",
         "Decode": f"{show_range(plan.speed.decode_low, plan.speed.decode_high)} tok/s",
@@ -150,7 +150,7 @@ def show_plan(plan: Plan, next_command: str) -> None:
     show(*parts, *([Text(next_command)] if plan.fits else []))
 
 
-def _model_phrase(anatomy: Anatomy) -> str:
+def model_phrase(anatomy: Anatomy) -> str:
     phrase = f"{anatomy.arch}, {anatomy.quant}, {show_count(anatomy.n_params)} parameters"
     if anatomy.is_moe:
         phrase += f", {show_count(anatomy.n_params_active)} active per token"
@@ -215,7 +215,7 @@ def show_models(models: Sequence[LocalModel], anatomies: Mapping[str, Anatomy]) 
         table.add_column(head, justify="right" if head == "size" else "left", overflow="fold")
     for model in models:
         anatomy = anatomies.get(model.name)
-        phrase = _model_phrase(anatomy) if anatomy else "its header cannot be read: pull it again"
+        phrase = model_phrase(anatomy) if anatomy else "its header cannot be read: pull it again"
         verified = "yes" if model.verified else "no"
         table.add_row(safe_line(model.name), show_bytes(model.size_bytes), verified, safe_line(phrase))
     show(table)

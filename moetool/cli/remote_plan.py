@@ -1,0 +1,210 @@
+"""From a repo on the Hub to a choice among its quants, before anything is downloaded."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from moetool.errors import DoesNotFit, HeaderError, NotFound, UsageError
+
+if TYPE_CHECKING:
+    from moetool.choice import Candidate, Choice
+    from moetool.hub import RepoListing
+    from moetool.machine import Machine
+    from moetool.names import ModelName, QuantFiles
+    from moetool.plan import Wishes
+    from moetool.remote import RemoteHeaders
+
+
+@dataclass(frozen=True)
+class RemoteChoice:
+    """What was found out about a repo: its listing, the headers and what they cost, and the choice.
+
+    `notices` are sentences about what the user would not expect.
+    """
+
+    listing: RepoListing
+    headers: RemoteHeaders
+    choice: Choice
+    notices: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What to type for the pick, or for what comes nearest."""
+        quant = self.quant
+        is_only = sum(other.label == quant.label for other in self.listing.quants) == 1
+        tail = f":{quant.label}" if is_only else f"/{quant.files[0].path}"
+        return self.listing.repo + tail
+
+    @property
+    def quant(self) -> QuantFiles:
+        """The files of the pick, or of what comes nearest."""
+        labels = make_labels([item.quant for item in self.headers.headers])
+        return self.headers.headers[labels.index(self.choice.nearest.label)].quant
+
+
+def remote_name(name: str, quant: str = "", *, is_choice: bool = False) -> ModelName | None:
+    """The name if it means something on the Hub that is not on this disk; with `is_choice`, also if it is.
+
+    Raises UsageError for a `quant` of something that has none.
+    """
+    from moetool.names import parse_model_name
+    from moetool.store import find_local, read_cache_dir
+
+    parsed = parse_model_name(name)
+    if quant and parsed.kind not in {"repo", "short"}:
+        raise UsageError(f"--quant is for models on the Hub, not for {name}", "leave --quant out")
+    parsed = replace(parsed, quant=quant, file="") if quant else parsed
+    if parsed.kind != "repo":
+        return None
+    try:
+        is_here = find_local(parsed, read_cache_dir()) is not None
+    except NotFound:
+        is_here = False  # several quants of it: which one is meant is the question
+    return None if is_here and not is_choice else parsed
+
+
+def choose_remote(
+    name: ModelName,
+    revision: str,
+    read_machine: Callable[[], Machine],
+    wishes: Wishes,
+    min_tok_s: float | None,
+) -> RemoteChoice:
+    """Read the headers of a repo's quants (of one, if the name says which), then the machine, and choose.
+
+    Raises NotFound, GatedRepo, HubError, UsageError, and HeaderError when no header can be read.
+    """
+    from moetool.choice import choose
+    from moetool.hub import read_hub
+    from moetool.kept_headers import read_kept_folder
+    from moetool.remote import read_listing, read_remote_headers
+
+    hub, folder = read_hub(), read_kept_folder()
+    listing, notice = read_listing(hub, name.repo, revision or name.revision or "main", folder)
+    headers = read_remote_headers(hub, listing, wanted_quants(listing, name), folder)
+    candidates = make_candidates(headers)
+    choice = choose(candidates, read_machine(), wishes, min_tok_s)
+    problems = [f"{i.quant.label}: its header is damaged. {i.problem}" for i in headers.headers if i.problem]
+    return RemoteChoice(listing, headers, choice, tuple(filter(None, (notice, *problems))))
+
+
+def wanted_quants(listing: RepoListing, name: ModelName) -> tuple[QuantFiles, ...]:
+    """The quants to choose from: all that are whole, or the one that is named."""
+    from moetool.hub import first_choice, select_quant
+
+    whole = tuple(quant for quant in listing.quants if quant.is_complete)
+    if name.quant or name.file or not whole:
+        return (select_quant(listing, name, first_choice),)
+    return whole
+
+
+def make_candidates(headers: RemoteHeaders) -> list[Candidate]:
+    """What can be chosen from; HeaderError when that is nothing."""
+    from moetool.anatomy import make_anatomy
+    from moetool.choice import Candidate
+
+    labels = make_labels([item.quant for item in headers.headers])
+    found = [
+        Candidate(label, item.quant.size_bytes, make_anatomy(item.header, item.quant.size_bytes))
+        for label, item in zip(labels, headers.headers, strict=True)
+        if item.header
+    ]
+    if not found:
+        raise HeaderError(f"No header can be read: {headers.headers[0].problem}", 0, "Try another repo.")
+    return found
+
+
+def make_labels(quants: Sequence[QuantFiles]) -> list[str]:
+    """A label for each quant that no other one has."""
+    labels = [quant.label for quant in quants]
+    return [
+        quant.label if labels.count(quant.label) == 1 else quant.stem.rpartition("/")[2] for quant in quants
+    ]
+
+
+def show_remote(found: RemoteChoice, next_command: str, *, on_stderr: bool = False) -> None:
+    """The table for people."""
+    from moetool.render.choice import HeaderCost, show_choice
+
+    cost = HeaderCost(found.headers.fetched_bytes, found.headers.n_requests, found.headers.seconds)
+    show_choice(found.choice, cost, found.notices, next_command, on_stderr=on_stderr)
+
+
+def refusal(found: RemoteChoice) -> DoesNotFit | None:
+    """The error that nothing fits, if so."""
+    if found.choice.pick:
+        return None
+    remedies = "; ".join(remedy.text for remedy in found.choice.remedies)
+    one = len(found.choice.options) == 1
+    hint = (
+        f"moetool plan {found.listing.repo} shows the other quants"
+        if one
+        else "a smaller model, or --machine"
+    )
+    what = found.name if one else f"No quant of {found.listing.repo} fits: {found.choice.why.text}"
+    return DoesNotFit(f"{what} does not fit" if one else what, remedies or hint)
+
+
+def plan_remote(
+    name: ModelName,
+    read_machine: Callable[[], Machine],
+    wishes: Wishes,
+    min_tok_s: float | None,
+    *,
+    as_json: bool,
+) -> None:
+    """`moetool plan` for something that is not on this disk."""
+    found = choose_remote(name, "", read_machine, wishes, min_tok_s)
+    problem = refusal(found)
+    if as_json:
+        from moetool import report
+        from moetool.cli.boundary import print_result
+
+        document = report.of_choice(found.choice, found.headers, found.quant.files[0].path)
+        print_result("plan", document, problem)
+        return
+    show_remote(found, "" if problem else f"moetool pull {found.name}")
+    if problem:
+        raise problem
+
+
+def choose_for_pull(name: ModelName, revision: str, *, ask: bool) -> str | None:
+    """The full name of the quant to pull for this machine; None when the user says no to it.
+
+    The table goes to stderr. Without a Hub within reach the name comes back as it is: what is on this disk
+    may be meant. Raises DoesNotFit when nothing fits.
+    """
+    from moetool.cli.opening import read_this_machine
+    from moetool.hub import Trouble, read_hub
+    from moetool.plan import Wishes
+
+    if read_hub().offline:
+        return name.text
+    try:
+        found = choose_remote(name, revision, lambda: read_this_machine(measure=True), Wishes(), None)
+    except Trouble as trouble:
+        if not trouble.is_unreachable:
+            raise
+        return name.text
+    show_remote(found, "", on_stderr=True)
+    problem = refusal(found)
+    if problem:
+        raise problem
+    return found.name if not ask or _agrees(found) else None
+
+
+def _agrees(found: RemoteChoice) -> bool:
+    import typer
+
+    from moetool.render.units import show_bytes
+
+    size = show_bytes(found.quant.size_bytes)
+    return typer.confirm(f"Pull {found.choice.nearest.label}, {size}?", default=True, err=True)
+
+
+def is_interactive() -> bool:
+    """Is there somebody to ask?"""
+    return sys.stdin.isatty() and sys.stderr.isatty()

@@ -1,0 +1,129 @@
+"""The table of a model's quants: what each takes, how fast it should be, what it loses, which is picked."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from moetool.choice import Choice, Option
+from moetool.plan import Plan
+from moetool.quality import Quality
+from moetool.render.plain import safe_line
+from moetool.render.tables import console, machine_phrase, model_phrase
+from moetool.render.units import show_bytes, show_gib, show_range
+
+_HEADS = ("", "quant", "file GiB", "VRAM", "RAM", "decode tok/s", "expected loss", "placement")
+_LEFT = {"", "quant", "expected loss", "placement"}
+
+
+@dataclass(frozen=True)
+class HeaderCost:
+    """What reading the headers took."""
+
+    fetched_bytes: int
+    n_requests: int
+    seconds: float
+
+
+def show_choice(
+    choice: Choice, cost: HeaderCost, notes: Sequence[str], next_command: str, *, on_stderr: bool = False
+) -> None:
+    """The table, the sentence why, what it rests on, and what to type next ("" leaves that out)."""
+    parts = _parts(choice, cost, notes, next_command)
+    (_stderr() if on_stderr else console()).print(Group(*parts))
+
+
+def _stderr() -> Console:
+    width = None if sys.stderr.isatty() else 160
+    return Console(stderr=True, width=width, markup=False, highlight=False, emoji=False)
+
+
+def _parts(
+    choice: Choice, cost: HeaderCost, notes: Sequence[str], next_command: str
+) -> Iterator[RenderableType]:
+    plan = choice.nearest.plan
+    model = model_phrase(plan.anatomy).replace(f", {plan.anatomy.quant},", ",", 1)
+    yield Text(safe_line(f"{plan.anatomy.name}   {model}"), style="bold")
+    yield Text(safe_line(f"This machine   {machine_phrase(plan.machine)}"))
+    yield Text(f"Context        {plan.settings.n_ctx} tokens, KV cache {_cache_types(plan)}")
+    yield Text()
+    yield _table(choice)
+    yield Text()
+    yield Text(safe_line(_verdict(choice)), style="bold")
+    yield from (Text(f"· {safe_line(remedy.text)}") for remedy in choice.remedies)
+    yield from (Text(safe_line(note), style="yellow") for note in notes)
+    yield Text(_basis(plan, cost), style="dim")
+    if next_command:
+        yield Text(safe_line(next_command))
+
+
+def _cache_types(plan: Plan) -> str:
+    return f"{plan.settings.type_k}/{plan.settings.type_v}"
+
+
+def _table(choice: Choice) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for head in _HEADS:
+        table.add_column(head, justify="left" if head in _LEFT else "right", no_wrap=head != "placement")
+    for option in choice.options:
+        picked = option is choice.pick
+        style = "bold" if picked else "" if option.is_front else "dim"
+        table.add_row("▸" if picked else "", *_cells(option), style=style)
+    return table
+
+
+def _cells(option: Option) -> tuple[str, ...]:
+    label, size = safe_line(option.label), show_gib(option.candidate.file_bytes)
+    loss = quality_band(option.quality)
+    if not option.fits:
+        return label, size, "–", "–", "–", loss, f"does not fit: {safe_line(option.reason.text)}"
+    speed = option.plan.speed
+    return (
+        label,
+        size,
+        show_gib(device_bytes(option.plan)[0]),
+        show_gib(device_bytes(option.plan)[1]),
+        show_range(speed.decode_low, speed.decode_high),
+        loss,
+        _placement(option.plan),
+    )
+
+
+def device_bytes(plan: Plan) -> tuple[int, int]:
+    """Bytes on all offload devices together, and in RAM."""
+    offload = {device.name for device in plan.machine.devices if device.kind != "cpu"}
+    vram = sum(row.total_bytes for row in plan.memory if row.device in offload)
+    return vram, sum(row.total_bytes for row in plan.memory) - vram
+
+
+def quality_band(quality: Quality) -> str:
+    """ "low", or "very low–moderate" where the range spans bands."""
+    ends = quality.band_low, quality.band_high
+    return ends[0] if ends[0] == ends[1] else "–".join(ends)
+
+
+def _placement(plan: Plan) -> str:
+    codes = ("cpu-only", "all-offloaded", "experts-in-ram", "layers-in-ram")
+    # Where things go is the reason's first half; why is the other.
+    texts = [re.split("[,:]", reason.text)[0] for reason in plan.reasons if reason.code in codes]
+    return safe_line(", ".join(texts))
+
+
+def _verdict(choice: Choice) -> str:
+    if choice.pick is None:
+        return f"Nothing fits. {choice.why.text}."
+    return f"Picked {choice.pick.label}: {choice.why.text}."
+
+
+def _basis(plan: Plan, cost: HeaderCost) -> str:
+    read = f"{show_bytes(cost.fetched_bytes)} of headers read in {cost.seconds:.1f} s"
+    if not cost.n_requests:
+        read = "Headers from this disk"
+    speed = plan.speed.missing or plan.speed.basis
+    return f"{read}. Memory by llama.cpp's rules, not yet by its allocator. Speed basis: {speed}."

@@ -1,0 +1,125 @@
+"""`moetool plan org/repo` and `moetool pull org/repo`, as a shell runs them, against a Hub on loopback."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_fixture import Done, Moetool, moetool
+from hub_fixture import HubWorld, world
+from quant_repo import quant_file, vocabulary
+from test_plan import machine
+
+from moetool.assets import demo_model_path
+from moetool.machine import Machine, to_json
+
+__all__ = ["moetool", "world"]  # fixtures
+
+GIB = 1 << 30
+REPO = "org/model-GGUF"
+WORDS = vocabulary(20_000)
+LABELS = ("BF16", "Q8_0", "Q6_K", "Q4_K_M", "IQ1_S")
+
+
+@pytest.fixture
+def repo(world: HubWorld) -> HubWorld:
+    files = {f"model-{label}.gguf": quant_file("Qwen3-30B-A3B", label, WORDS) for label in LABELS}
+    world.server.put(REPO, files)  # type: ignore[arg-type]
+    return world
+
+
+def desk(folder: Path, here: Machine | None = None) -> str:
+    path = folder / "desk.json"
+    path.write_text(json.dumps(to_json(here or machine(64, 12))))
+    return str(path)
+
+
+def plan(run: Moetool, repo: HubWorld, folder: Path, *arguments: str, **more: str) -> Done:
+    where = {"HF_ENDPOINT": repo.server.url, **more}
+    return run("plan", *arguments, "--machine", desk(folder), **where)
+
+
+def test_a_table_with_the_pick_marked_and_the_next_command(
+    moetool: Moetool, repo: HubWorld, tmp_path: Path
+) -> None:
+    done = plan(moetool, repo, tmp_path, REPO)
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert sum("decode tok/s   expected loss" in line for line in lines) == 1
+    (marked,) = (line for line in lines if line.startswith("▸"))
+    assert marked.split()[1] == "Q8_0"
+    assert sum(label in done.out for label in LABELS) == len(LABELS)
+    assert "Picked Q8_0: the best expected quality above 10 tok/s." in done.out
+    assert "of headers read in" in done.out
+    assert lines[-1] == f"moetool pull {REPO}:Q8_0"
+    assert max(map(len, lines)) <= 160
+
+
+def test_the_document_holds_the_pick_the_candidates_and_the_cost(
+    moetool: Moetool, repo: HubWorld, tmp_path: Path
+) -> None:
+    done = plan(moetool, repo, tmp_path, REPO, "-o", "json")
+    data = done.document["data"]
+    assert (done.document["status"], data["fits"], data["pick"]) == ("ok", True, "Q8_0")
+    assert data["model"]["file"] == "model-Q8_0.gguf"
+    assert [row["quant"] for row in data["candidates"]] == list(LABELS)
+    assert data["quality"]["band"] == "none"
+    assert data["quality"]["evidence"]
+    assert 0 < data["headers"]["fetched_bytes"] < 4_000_000
+    assert data["headers"]["requests"] >= len(LABELS)
+    again = plan(moetool, repo, tmp_path, REPO, "-o", "json", HF_HUB_OFFLINE="1").document["data"]
+    assert again["headers"]["fetched_bytes"] == 0
+    assert again["candidates"] == data["candidates"]
+
+
+def test_a_wished_speed_or_quant_is_obeyed(moetool: Moetool, repo: HubWorld, tmp_path: Path) -> None:
+    named = plan(moetool, repo, tmp_path, REPO, "--quant", "q4_k_m")
+    assert named.out.splitlines()[-1] == f"moetool pull {REPO}:Q4_K_M"
+    assert plan(moetool, repo, tmp_path, f"{REPO}:q4_k_m").out.splitlines()[-1] == named.out.splitlines()[-1]
+    data = plan(moetool, repo, tmp_path, REPO, "--min-tok-s", "100000", "-o", "json").document["data"]
+    assert data["why"]["code"] == "best-speed"
+    assert plan(moetool, repo, tmp_path, REPO, "--quant", "Q9").code == 5
+    assert plan(moetool, repo, tmp_path, "demo", "--quant", "Q8_0").code == 2
+
+
+def test_nothing_fits_says_what_would(moetool: Moetool, repo: HubWorld, tmp_path: Path) -> None:
+    small = desk(tmp_path, machine(4))
+    done = moetool("plan", REPO, "--machine", small, HF_ENDPOINT=repo.server.url)
+    assert done.code == 3
+    assert "Nothing fits. IQ1_S comes nearest" in done.out
+    assert "GiB more of RAM" in done.err
+    assert "moetool pull" not in done.out
+    document = moetool("plan", REPO, "--machine", small, "-o", "json", HF_ENDPOINT=repo.server.url).document
+    assert (document["exit_code"], document["data"]["pick"]) == (3, None)
+    assert document["data"]["remedies"]
+
+
+def test_a_repo_that_is_not_there(moetool: Moetool, repo: HubWorld, tmp_path: Path) -> None:
+    assert plan(moetool, repo, tmp_path, "org/other-GGUF").code == 5
+    offline = plan(moetool, repo, tmp_path, REPO, HF_HUB_OFFLINE="1")
+    assert offline.code == 1
+    assert "HF_HUB_OFFLINE" in offline.err
+
+
+def test_pull_takes_what_fits_this_machine(moetool: Moetool, world: HubWorld) -> None:
+    huge = quant_file("DeepSeek", "BF16", WORDS, 384)
+    files = {"demo-BF16.gguf": huge, "demo-Q8_0.gguf": demo_model_path().read_bytes()}
+    world.server.put(REPO, files)
+    dry = moetool("pull", REPO, "--dry-run", HF_ENDPOINT=world.server.url)
+    assert dry.code == 0, dry.err
+    assert f"{REPO}:Q8_0" in dry.out
+    assert "does not fit" in dry.err
+    done = moetool("pull", REPO, "-o", "json", HF_ENDPOINT=world.server.url)
+    assert done.document["data"]["quant"] == "Q8_0"
+    gone = moetool("pull", REPO)
+    assert gone.code == 0, gone.err
+    assert "cannot be reached" in gone.err
+
+
+def test_pull_downloads_nothing_where_nothing_fits(moetool: Moetool, world: HubWorld) -> None:
+    world.server.put(REPO, {"demo-BF16.gguf": quant_file("DeepSeek", "BF16", WORDS, 384)})
+    done = moetool("pull", REPO, "--yes", HF_ENDPOINT=world.server.url)
+    assert done.code == 3
+    assert "does not fit" in done.err
+    assert sum(entry.sent_bytes for entry in world.server.bodies()) < 4_000_000
