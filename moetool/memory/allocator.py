@@ -6,8 +6,9 @@ Restates what ggml_gallocr_alloc_graph_impl (ggml/src/ggml-alloc.c) and the spli
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 _ALIGNMENT = 32  # of tensors in ggml's CPU buffers
 _ENDLESS = 1 << 62
@@ -15,14 +16,14 @@ _ENDLESS = 1 << 62
 _MANY_ROWS = 32
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One tensor of a graph: its bytes, the steps it reads, and those whose memory it may take over.
 
     `device` is where the weights of the step lie; "" for a step without weights, which runs where its
     neighbours do. With weights, `rows` is how many rows it computes and `weight_bytes` what its matrix takes:
     a GPU may take over a step of many rows, and then needs a copy of the matrix. An `is_input` is filled from
     outside: it has its place before anything else is computed; with `is_kept`, not in this buffer (a cache).
+    A plain tuple, because thousands are made for every plan.
     """
 
     n_bytes: int
@@ -34,6 +35,7 @@ class Step:
     weight_bytes: int = 0
     is_kept: bool = False
     is_copy: bool = False
+    is_moved: bool = False
 
 
 class _Arena:
@@ -61,9 +63,7 @@ class _Arena:
         return start
 
     def give(self, start: int, n_bytes: int) -> None:
-        at = 0
-        while at < len(self.blocks) and self.blocks[at][0] < start:
-            at += 1
+        at = bisect_left(self.blocks, [start])
         self.blocks.insert(at, [start, n_bytes])
         self._merge(at)
         if at:
@@ -111,7 +111,7 @@ def peak_bytes(
 
 def _lasting(step: Step) -> Step:
     """A copy between devices is there for as long as an input is, when several batches are on their way."""
-    return replace(step, is_input=True, reads=()) if step.is_copy else step
+    return step._replace(is_input=True, reads=()) if step.is_copy else step
 
 
 def _allocate(
@@ -167,22 +167,24 @@ def _with_copies(steps: Sequence[Step]) -> list[Step]:
     """
     placed: list[Step] = []
     number_of: list[int] = []
-    copies: dict[tuple[int, str], int] = {}
     foreign = _foreign(steps)
+    if not any(foreign.values()):
+        return list(steps)
+    copies_on: dict[str, dict[int, int]] = {step.device: {} for step in steps}
     for index, step in enumerate(steps):
+        copies = copies_on[step.device]
         for source in foreign.get(index, ()):
-            copies[source, step.device] = len(placed)
+            copies[source] = len(placed)
             if source < 0:
                 placed.append(Step(steps[~source].weight_bytes, (), (), step.device, is_copy=True))
             else:
                 source_step = number_of[source]
                 n_bytes = steps[source].n_bytes
                 placed.append(Step(n_bytes, (source_step,), (), step.device, is_copy=True))
-        renamed = {source: copies.get((source, step.device), number_of[source]) for source in step.reads}
-        reads = tuple(renamed[source] for source in step.reads)
-        if step.weight_bytes and (~index, step.device) in copies:
-            reads = (copies[~index, step.device], *reads)
-        reuse = tuple(renamed[source] for source in step.may_reuse)
+        reads = tuple([copies.get(source, number_of[source]) for source in step.reads])
+        if step.is_moved:
+            reads = (copies[~index], *reads)
+        reuse = tuple([copies.get(source, number_of[source]) for source in step.may_reuse])
         number_of.append(len(placed))
         placed.append(Step(step.n_bytes, reads, reuse, step.device, step.is_input, 0, 0, step.is_kept))
     return placed
@@ -200,10 +202,10 @@ def _foreign(steps: Sequence[Step]) -> dict[int, list[int]]:
     for index, step in enumerate(steps):
         if step.is_input:
             continue
-        if step.device != device or (step.weight_bytes and found[start]):
+        if step.device != device or (step.is_moved and found[start]):
             start, device = index, step.device
             found[start] = []
-        wanted = [~index] if step.weight_bytes else []
+        wanted = [~index] if step.is_moved else []
         wanted += [source for source in step.reads if steps[source].device != device]
         for source in wanted:
             if (source, device) not in copied:
@@ -215,10 +217,10 @@ def _foreign(steps: Sequence[Step]) -> dict[int, list[int]]:
 def _taken_over(steps: Sequence[Step], cpu: str, helper: str | None) -> Sequence[Step]:
     """The steps, those with weights and many rows moved from the CPU to the device that takes them over."""
     if helper is None:
-        return [step if not step.weight_bytes else replace(step, weight_bytes=0) for step in steps]
+        return steps
     return [
-        replace(step, device=helper)
+        step._replace(device=helper, is_moved=True)
         if step.device == cpu and step.rows >= _MANY_ROWS
-        else replace(step, weight_bytes=0)
+        else step
         for step in steps
     ]

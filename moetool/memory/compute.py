@@ -7,30 +7,23 @@ src/llama-context.cpp); the graph here has the same steps in the same order wher
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from moetool.anatomy import Anatomy, facts
-from moetool.anatomy.layers import CacheRow
 from moetool.machine import Device
 from moetool.memory.allocator import peak_bytes
 from moetool.memory.blocks import Chooser, attention, dense_ffn, linear, mla, moe_ffn, norm
-from moetool.memory.caches import (
-    Cells,
-    cache_type,
-    make_cells,
-    row_cells,
-    row_kv_bytes,
-    uses_flash_attention,
-)
+from moetool.memory.caches import make_cells
+from moetool.memory.feeding import cache_kind, far_caches, make_inputs
 from moetool.memory.inputs import Inputs
-from moetool.memory.placement import Placement, make_placement, offload_devices, override_of
-from moetool.memory.recurrent import is_lightning, recurrent
+from moetool.memory.placement import Placement, make_placement, offload_devices
+from moetool.memory.recurrent import recurrent
 from moetool.memory.shapes import Shapes, make_shapes
 from moetool.memory.sparse import (
     block_mask,
     chosen_mask,
     compressed_attention,
     has_indexer,
-    pool_count,
     pooled_mask,
     store_index,
 )
@@ -46,21 +39,27 @@ def compute_bytes(anatomy: Anatomy, settings: Settings, devices: Sequence[Device
     """Device -> bytes of its compute buffer."""
     placement = make_placement(anatomy, settings, devices)
     cells = make_cells(anatomy, settings)
-    tokens = min(cells.n_ubatch, cells.per_stream * cells.streams)
-    tape = Tape(tokens, placement.cpu)
+    tape = Tape(min(cells.n_ubatch, cells.per_stream * cells.streams), placement.cpu)
+    helper = _helper(settings, devices)
+    _write(tape, anatomy, settings, placement, helper)
+    return peak_bytes(tape.steps, placement.cpu, helper, _n_batches(anatomy, settings, devices))
+
+
+def _write(
+    tape: Tape, anatomy: Anatomy, settings: Settings, placement: Placement, helper: str | None
+) -> None:
+    """The whole graph: embedding, layers, output."""
+    cells = make_cells(anatomy, settings)
     shapes = make_shapes(anatomy)
     # At least one row a sequence, or llama.cpp does not start.
-    n_out = min(max(settings.n_outputs_max or tokens, cells.n_seq), tokens)
+    n_out = min(max(settings.n_outputs_max or tape.tokens, cells.n_seq), tape.tokens)
     x = _embedding(tape, anatomy, placement.cpu)
-    if anatomy.n_streams > 1:
-        x = tape.new(anatomy.n_streams * anatomy.n_embd, x)
-    inputs = _inputs(tape, anatomy, shapes, settings, placement.cpu, n_out)
+    inputs = make_inputs(tape, anatomy, shapes, settings, placement.cpu, n_out)
     homes = [(placement.layers[s.layer.index], inputs.expert_device.get(s.layer.index)) for s in shapes]
-    run = _sample(shapes, homes)
+    run = _sample(shapes if helper is None else _with_largest(shapes, homes), homes)
     inputs.state_device.update((s.layer.index, placement.layers[s.layer.index]) for s in run)
-    helper = _helper(settings, devices)
     if helper is not None:
-        inputs.far_caches.update(_far_caches(run, placement, settings, cells, inputs.flash_attn))
+        inputs.far_caches.update(far_caches(run, placement, settings, cells, inputs.flash_attn))
     for number, layer in enumerate(run):
         tape.on(placement.layers[layer.layer.index])
         if anatomy.arch in facts.STATES_AHEAD:
@@ -69,7 +68,6 @@ def compute_bytes(anatomy: Anatomy, settings: Settings, devices: Sequence[Device
         x = _layer(tape, layer, x, inputs, n_out if last else None)
     tape.on(placement.output)
     _output(tape, anatomy, x, inputs, n_out)
-    return peak_bytes(tape.steps, placement.cpu, helper, _n_batches(anatomy, settings, devices))
 
 
 def _n_batches(anatomy: Anatomy, settings: Settings, devices: Sequence[Device]) -> int:
@@ -95,17 +93,6 @@ _NO_HELP = ("RPC", "GPUOpenCL", "WebGPU")
 _NO_EVENTS = ("CANN", "GPUOpenCL", "WebGPU")
 
 
-def _far_caches(
-    run: Sequence[Shapes], placement: Placement, settings: Settings, cells: Cells, flash_attn: bool
-) -> dict[int, tuple[int, ...]]:
-    """Layer -> bytes of the K and V that its attention reads, for layers of the CPU."""
-    return {
-        s.layer.index: row_kv_bytes(s.layer.cache[0], settings, cells, flash_attn)
-        for s in run
-        if s.layer.cache and placement.layers[s.layer.index] == placement.cpu
-    }
-
-
 def _sample(shapes: Sequence[Shapes], homes: Sequence[object]) -> list[Shapes]:
     """Layers enough to show all that the allocator does: of a pattern that repeats, the first few rounds."""
     keys = [(home, *shape.signature) for home, shape in zip(homes, shapes, strict=True)]
@@ -119,6 +106,16 @@ def _sample(shapes: Sequence[Shapes], homes: Sequence[object]) -> list[Shapes]:
         at += period * rounds
     # The last layer is special, and what comes before it stands for it otherwise.
     return kept if not shapes or kept[-1] is shapes[-1] else [*kept[:-1], shapes[-1]]
+
+
+def _with_largest(shapes: Sequence[Shapes], homes: Sequence[object]) -> list[Shapes]:
+    """Each layer with the largest weights of all in the same place: quants mix types from layer to layer."""
+    largest: dict[object, dict[str, int]] = {}
+    for shape, home in zip(shapes, homes, strict=True):
+        here = largest.setdefault(home, {})
+        for name, n_bytes in shape.n_bytes.items():
+            here[name] = max(n_bytes, here.get(name, 0))
+    return [replace(shape, n_bytes=largest[home]) for shape, home in zip(shapes, homes, strict=True)]
 
 
 def _repetition(kinds: Sequence[int], start: int) -> tuple[int, int]:
@@ -137,146 +134,14 @@ def _repetition(kinds: Sequence[int], start: int) -> tuple[int, int]:
 
 
 def _embedding(tape: Tape, anatomy: Anatomy, cpu: str) -> int:
-    """Rows of the embedding; a place for ready-made embeddings is kept beside them (build_inp_embd)."""
+    """Rows of the embedding; a place for ready-made embeddings is kept beside them (build_inp_embd).
+
+    With several streams (hyper-connections) each begins as a copy.
+    """
     tokens = tape.input(4 * tape.tokens, cpu)
     tape.input(4 * anatomy.n_embd * tape.tokens, cpu)
-    return tape.rows(anatomy.n_embd, tokens)
-
-
-def cache_kind(row: CacheRow) -> str:
-    """Rows of one kind share cells, indices and a mask."""
-    if row.ratio > 1:
-        return f"ratio {row.ratio}" + (" indexer" if row.indexer else "")
-    kind = "sliding" if row.window else "full"
-    return f"{kind} indexer" if row.indexer else kind
-
-
-def _inputs(
-    tape: Tape,
-    anatomy: Anatomy,
-    shapes: Sequence[Shapes],
-    settings: Settings,
-    cpu: str,
-    n_out: int,
-) -> Inputs:
-    cells = make_cells(anatomy, settings)
-    rows = {cache_kind(row): row for layer in anatomy.layers for row in layer.cache}
-    tokens = tape.tokens
-    sizes = {kind: row_cells(row, cells) for kind, row in rows.items()}
-    flash_attn = uses_flash_attention(anatomy, settings)
-    mask = 2 if flash_attn else 4
-    recurs = any(layer.mixer in {"recurrent", "parallel"} for layer in anatomy.layers)
-    v_index = 8 if flash_attn else 8 * max((row.v_padded for row in rows.values()), default=1)
-    return Inputs(
-        positions=tape.input(4 * anatomy.n_positions * tokens, cpu),
-        k_indices={kind: tape.input(8 * tokens, cpu) for kind in rows},
-        v_indices={kind: tape.input(v_index * tokens, cpu) for kind, row in rows.items() if row.v},
-        masks=_masks(tape, anatomy, rows, sizes, mask * tokens, cpu),
-        cells=sizes,
-        out_rows=tape.input(4 * n_out, cpu),
-        copy_rows=tape.input(4 * cells.n_seq, cpu) if recurs else -1,
-        sparse=anatomy.sparse,
-        leafs=_leafs(tape, anatomy, sizes, cpu),
-        chosen={},
-        rotation_index=_index_rotation(tape, anatomy, cpu),
-        rope=anatomy.arch not in facts.NO_ROPE,
-        bare_norms=anatomy.arch in facts.BARE_NORMS,
-        normed_values=anatomy.arch in facts.NORMED_VALUES,
-        rotations_k=_rotations(tape, anatomy, settings.type_k, "k", cpu),
-        rotations_v=_rotations(tape, anatomy, settings.type_v, "v", cpu),
-        flash_attn=flash_attn,
-        n_seq=cells.n_seq,
-        experts=settings.experts,
-        expert_device=_expert_devices(anatomy, settings),
-        decays=_decays(tape, shapes, cells, cpu),
-        far_caches={},
-        state_device={},
-        next_layer=[],
-        gathered={},
-    )
-
-
-def _masks(
-    tape: Tape, anatomy: Anatomy, rows: dict[str, CacheRow], cells: dict[str, int], n_bytes: int, cpu: str
-) -> dict[str, int]:
-    """A mask for each kind of cache, `n_bytes` a cell; pooled attention has one over pools, and a tail."""
-    if not rows:
-        return {"full": tape.input(n_bytes * tape.tokens, cpu)}
-    masks = {kind: tape.input(n_bytes * cells[kind], cpu) for kind, row in rows.items() if row.masked}
-    if anatomy.sparse is not None and anatomy.sparse.pool:
-        sparse = anatomy.sparse
-        pools = pool_count(sparse, cells["full"])
-        masks["pools"] = tape.input(n_bytes * pools, cpu)
-        chosen = sparse.pool * min(sparse.top_k // sparse.pool, pools) + sparse.pool - 1
-        masks["tail"] = tape.input(4 * chosen * tape.tokens, cpu)
-    return masks
-
-
-def _leafs(tape: Tape, anatomy: Anatomy, cells: dict[str, int], cpu: str) -> list[int]:
-    """Rows of zeros that sparse attention writes into its mask: made for all layers before anything runs."""
-    if anatomy.sparse is None or not anatomy.sparse.top_k or anatomy.sparse.block or anatomy.sparse.pool:
-        return []
-    layers = [layer for layer in anatomy.layers if layer.cache and not layer.mtp]
-    kind = "ratio 4" if "ratio 4" in cells else "full"
-    wanted = sum(any(cache_kind(row) == kind for row in layer.cache) for layer in layers)
-    count = min(anatomy.sparse.top_k, cells.get(kind, 0))
-    return [tape.input(4 * count * tape.tokens, cpu) for _ in range(wanted)]
-
-
-def _index_rotation(tape: Tape, anatomy: Anatomy, cpu: str) -> int | None:
-    """DeepSeek's indexers rotate their keys whatever the cache's type."""
-    if anatomy.sparse is None or anatomy.arch not in facts.ROTATED_INDEX:
-        return None
-    return tape.input(4 * anatomy.sparse.key**2, cpu)
-
-
-def _rotations(tape: Tape, anatomy: Anatomy, type_name: str, which: str, cpu: str) -> dict[str, int]:
-    """The Hadamard matrices that turn what quantized caches hold, one for each cache.
-
-    For caches whose head sizes are all the same multiple of 64 (llama_kv_cache, build_input_k_rot).
-    """
-    sizes: dict[str, set[int]] = {}
-    for layer in anatomy.layers:
-        for row in layer.cache:
-            if not row.indexer and (which == "k" or row.v):
-                head = layer.head_k if which == "k" else layer.head_v
-                sizes.setdefault(cache_kind(row), set()).add(head)
-    if cache_type(type_name).block_size == 1:
-        return {}
-    widths = {kind: _rotation_width(which, *heads) for kind, heads in sizes.items() if len(heads) == 1}
-    return {kind: tape.input(4 * width * width, cpu) for kind, width in widths.items() if width}
-
-
-def _rotation_width(which: str, head: int) -> int:
-    """V is turned 64 values at a time, K as many as divide a head evenly; 0: not at all."""
-    if head % 64:
-        return 0
-    width = 64
-    while which == "k" and head % (2 * width) == 0:
-        width *= 2
-    return width
-
-
-def _decays(tape: Tape, shapes: Sequence[Shapes], cells: Cells, cpu: str) -> tuple[int, ...]:
-    """How lightning attention forgets: by position of a query and of a key, and by pair of tokens."""
-    heads = max((s.layer.n_head for s in shapes if is_lightning(s)), default=0)
-    if not heads:
-        return ()
-    by_token = 4 * heads * tape.tokens
-    pairs = by_token * -(-tape.tokens // cells.n_seq)
-    return tuple(tape.input(n_bytes, cpu) for n_bytes in (by_token, by_token, pairs))
-
-
-def _expert_devices(anatomy: Anatomy, settings: Settings) -> dict[int, str]:
-    """Layer -> the device its experts were sent to."""
-    found: dict[int, str] = {}
-    if settings.tensor_overrides:
-        for tensor in anatomy.tensors:
-            if tensor.role == "routed experts" and tensor.layer is not None:
-                device = override_of(settings.tensor_overrides, tensor.info.name)
-                if device is not None:
-                    found[tensor.layer] = device
-    return found
+    x = tape.rows(anatomy.n_embd, tokens)
+    return tape.new(anatomy.n_streams * anatomy.n_embd, x) if anatomy.n_streams > 1 else x
 
 
 # --- layers -------------------------------------------------------------------------------------------------
