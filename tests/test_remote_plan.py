@@ -46,7 +46,7 @@ def test_a_table_with_the_pick_marked_and_the_next_command(
     done = plan(moetool, repo, tmp_path, REPO)
     assert done.code == 0, done.err
     lines = done.out.splitlines()
-    assert sum("decode tok/s   expected loss" in line for line in lines) == 1
+    assert sum("decode tok/s  expected loss" in line for line in lines) == 1
     (marked,) = (line for line in lines if line.startswith("▸"))
     assert marked.split()[1] == "Q8_0"
     assert sum(label in done.out for label in LABELS) == len(LABELS)
