@@ -151,10 +151,8 @@ def _speed(option: Option) -> float:
 
 def _refusal(option: Option, pick: Option, floor: float) -> Reason:
     """Why an option is not the pick."""
-    if option.disk_missing_bytes:
-        return Reason("disk", f"{option.disk_missing_bytes / GIB:.1f} GiB of disk are missing")
-    if not option.plan.fits:
-        return Reason("does-not-fit", _missing_text(option))
+    if not option.fits:
+        return Reason("disk" if option.plan.fits else "does-not-fit", _missing_text(option))
     if option.decode_tok_s is None:
         return Reason("speed-unknown", "its speed here is unknown")
     if option.decode_tok_s < floor <= _speed(pick):
@@ -167,7 +165,10 @@ def _refusal(option: Option, pick: Option, floor: float) -> Reason:
 
 
 def _missing_text(option: Option) -> str:
-    return ", ".join(reason.text for reason in option.plan.reasons if reason.code == "does-not-fit")
+    texts = [reason.text for reason in option.plan.reasons if reason.code == "does-not-fit"]
+    if option.disk_missing_bytes:
+        texts.append(f"{option.disk_missing_bytes / GIB:.1f} GiB of disk are missing")
+    return ", ".join(texts)
 
 
 # --- nothing fits -----------------------------------------------------------------------------------------

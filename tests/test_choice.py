@@ -103,6 +103,9 @@ def test_what_has_no_room_on_the_disk_is_not_picked() -> None:
     choice = chosen(replace(machine(256, 80), disk_free_bytes=20 * GIB))
     assert picked(choice).label == "Q4_K_M"
     assert reasons(choice)["Q8_0"] == "disk"
+    both = chosen(replace(machine(16), disk_free_bytes=20 * GIB)).options[0]
+    assert "of RAM are missing" in both.reason.text
+    assert "of disk are missing" in both.reason.text
 
 
 def test_the_front_holds_what_nothing_else_beats() -> None:

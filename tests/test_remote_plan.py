@@ -12,7 +12,9 @@ from quant_repo import quant_file, vocabulary
 from test_plan import machine
 
 from moetool.assets import demo_model_path
-from moetool.machine import Machine, to_json
+from moetool.engine.devices import list_devices
+from moetool.machine import Machine, read_machine, to_json
+from moetool.machine.bandwidth import Bandwidth, write_measured
 
 __all__ = ["moetool", "world"]  # fixtures
 
@@ -27,6 +29,14 @@ def repo(world: HubWorld) -> HubWorld:
     files = {f"model-{label}.gguf": quant_file("Qwen3-30B-A3B", label, WORDS) for label in LABELS}
     world.server.put(REPO, files)  # type: ignore[arg-type]
     return world
+
+
+@pytest.fixture
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory of this machine is taken for measured: the commands of these tests need not do it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    here = read_machine(list_devices(), tmp_path)
+    write_measured(here, {"CPU": Bandwidth(60e9, "measured")})
 
 
 def desk(folder: Path, here: Machine | None = None) -> str:
@@ -102,7 +112,7 @@ def test_a_repo_that_is_not_there(moetool: Moetool, repo: HubWorld, tmp_path: Pa
     assert "HF_HUB_OFFLINE" in offline.err
 
 
-def test_pull_takes_what_fits_this_machine(moetool: Moetool, world: HubWorld) -> None:
+def test_pull_takes_what_fits_this_machine(moetool: Moetool, world: HubWorld, measured: None) -> None:
     huge = quant_file("DeepSeek", "BF16", WORDS, 384)
     files = {"demo-BF16.gguf": huge, "demo-Q8_0.gguf": demo_model_path().read_bytes()}
     world.server.put(REPO, files)
@@ -117,7 +127,7 @@ def test_pull_takes_what_fits_this_machine(moetool: Moetool, world: HubWorld) ->
     assert "cannot be reached" in gone.err
 
 
-def test_pull_downloads_nothing_where_nothing_fits(moetool: Moetool, world: HubWorld) -> None:
+def test_pull_downloads_nothing_where_nothing_fits(moetool: Moetool, world: HubWorld, measured: None) -> None:
     world.server.put(REPO, {"demo-BF16.gguf": quant_file("DeepSeek", "BF16", WORDS, 384)})
     done = moetool("pull", REPO, "--yes", HF_ENDPOINT=world.server.url)
     assert done.code == 3
