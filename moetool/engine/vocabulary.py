@@ -70,10 +70,10 @@ class Vocabulary:
         # One buffer for all: at 150k tokens, making a new one each time takes longer than the calls.
         buffer = ctypes.create_string_buffer(_PIECE_BYTES)
         read, pointer = self._lib.llama_token_to_piece, self.pointer
-        pieces = []
+        pieces: list[bytes] = []
         for token in range(self.n_vocab):
             count = read(pointer, token, buffer, _PIECE_BYTES, 0, True)
-            pieces.append(buffer[:count] if count >= 0 else self._read_piece(token, special=True))
+            pieces.append(buffer.raw[:count] if count >= 0 else self._read_piece(token, special=True))
         return pieces
 
     def special_tokens(self) -> frozenset[int]:
