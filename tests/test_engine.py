@@ -220,3 +220,15 @@ def test_buffer_lines_are_read_whatever_the_device() -> None:
         "output",
         "compute",
     ]
+
+
+def test_a_context_that_is_no_multiple_of_256_holds_what_was_asked_for_and_no_more() -> None:
+    with Engine(DEMO, Settings(n_ctx=70, n_threads=1), "qwen3moe") as small:
+        assert small.n_ctx == 70
+        small.decode([5] * 70)
+        with pytest.raises(ContextFull, match="71 tokens do not fit into a context of 70"):
+            small.decode([5])
+    with Engine(DEMO, Settings(n_ctx=300, n_batch=16, n_ubatch=16, n_threads=1), "qwen3moe") as small:
+        small.decode([5] * 190)
+        small.decode([6] * 20)
+        assert small.n_past == 210

@@ -139,6 +139,24 @@ def test_a_reader_that_goes_away_is_not_an_error_to_complain_about(tmp_path: Pat
     )
     assert done.stdout
     assert done.stderr == b""
+    pipe = f"{sys.executable} -m moetool plan demo -o json | true; echo ${{PIPESTATUS[0]}}"
+    gone = subprocess.run(
+        ["bash", "-c", pipe], capture_output=True, env=clean_environment(tmp_path), timeout=60, check=False
+    )
+    assert (gone.stdout.strip(), gone.stderr) == (b"141", b"")
+
+
+def test_without_arguments_the_help_is_shown_and_closed_streams_are_no_bug(
+    moetool: Moetool, tmp_path: Path
+) -> None:
+    done = moetool()
+    assert done.code == 0
+    assert "Commands:" in done.out
+    command = f'{sys.executable} -m moetool run demo "What is 17 + 25?" <&-'
+    closed = subprocess.run(
+        ["sh", "-c", command], capture_output=True, env=clean_environment(tmp_path), timeout=60, check=False
+    )
+    assert closed.stdout == b"17 + 25 = 42.\n", closed.stderr
 
 
 def test_chat_keeps_the_conversation_and_leaves_at_ctrl_d(tmp_path: Path) -> None:

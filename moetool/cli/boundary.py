@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -30,6 +31,8 @@ def run_command_line(arguments: Sequence[str]) -> int:
     """Run a command; returns its exit code and never raises what a user could cause."""
     from moetool.cli import make_app
 
+    arguments = arguments or ["--help"]
+    _open_missing_streams()
     try:
         code = make_app()(args=list(arguments), standalone_mode=False, prog_name="moetool")
         sys.stdout.flush()
@@ -43,6 +46,10 @@ def run_command_line(arguments: Sequence[str]) -> int:
         return fail(Interrupted("Interrupted"), arguments)
     except BrokenPipeError:
         return _pipe_is_gone()
+    except SystemExit:
+        return _pipe_is_gone()  # Typer leaves so, and in no other case, when the reader of a pipe is gone
+    except OSError as error:
+        return fail(MoetoolError(f"Cannot read or write: {error.strerror or error}"), arguments)
     # A bug is ours, not the user's: one sentence for them, the traceback for us when asked for.
     except Exception as error:  # noqa: BLE001
         return fail(_bug(error), arguments)
@@ -63,6 +70,8 @@ def fail(error: MoetoolError, arguments: Sequence[str]) -> int:
             show_error(error)
     except BrokenPipeError:
         return _pipe_is_gone()
+    except OSError:
+        return error.exit_code  # the disk behind stdout is full: there is nowhere left to say so
     return error.exit_code
 
 
@@ -78,7 +87,7 @@ def print_result(command: str, data: Any, problem: MoetoolError | None = None) -
 
 def wants_json(arguments: Sequence[str]) -> bool:
     """Was `--output json` asked for? Read from the bare arguments, since parsing them may be what failed."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    pairs = zip(arguments, [*arguments, ""][1:], strict=True)
     return any(
         a in {"--output=json", "-ojson"} or (a in {"--output", "-o"} and b == "json") for a, b in pairs
     )
@@ -87,6 +96,14 @@ def wants_json(arguments: Sequence[str]) -> bool:
 def command_of(arguments: Sequence[str]) -> str:
     """The command's name: the first argument that is not an option."""
     return next((a for a in arguments if not a.startswith("-")), "")
+
+
+def _open_missing_streams() -> None:
+    """A daemon may have closed them; they read as empty and swallow what is written."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 (open for the process)
+            setattr(sys, name, stream)
 
 
 def _bug(error: Exception) -> MoetoolError:

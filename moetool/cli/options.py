@@ -29,7 +29,7 @@ ContextOpt = Annotated[
 ]
 KvOpt = Annotated[str, typer.Option("--kv", metavar="TYPE[,TYPE]", help="KV cache type: f16, q8_0, q4_0 …")]
 ThreadsOpt = Annotated[
-    int | None, typer.Option("--threads", "-t", min=1, help="CPU threads to compute with.")
+    int | None, typer.Option("--threads", "-t", min=1, max=512, help="CPU threads to compute with.")
 ]
 GpuLayersOpt = Annotated[
     int | None,

@@ -64,7 +64,11 @@ class Engine:
             raise
         self.load_s = time.perf_counter() - started
         self.vocabulary = Vocabulary(self._lib.llama_model_get_vocab(self._model))
-        self.n_ctx = int(self._lib.llama_n_ctx_seq(self._context))
+        # llama.cpp pads the context to 256 cells and cuts the batch to the context that was asked for; a
+        # larger batch than its own aborts the process.
+        asked = settings.n_ctx if settings.kv_unified else settings.n_ctx // settings.n_seq
+        self.n_ctx = min(int(self._lib.llama_n_ctx_seq(self._context)), asked)
+        self._n_batch = int(self._lib.llama_n_batch(self._context))
         self._one = (ctypes.c_int32 * 1)()
         self._one_batch = self._lib.llama_batch_get_one(self._one, 1)
 
@@ -136,19 +140,20 @@ class Engine:
             self._one[0] = tokens[0]
             self._submit(self._one_batch, tokens)
         elif len(tokens) < _INTERRUPTIBLE:
-            self._decode_part(tokens)
+            self._decode_parts(tokens)
         else:
             self._decode_long(tokens)
 
-    def _decode_part(self, tokens: Sequence[int]) -> None:
-        array = (ctypes.c_int32 * len(tokens))(*tokens)
-        self._submit(self._lib.llama_batch_get_one(array, len(tokens)), tokens)
+    def _decode_parts(self, tokens: Sequence[int]) -> None:
+        for start in range(0, len(tokens), self._n_batch):
+            part = tokens[start : start + self._n_batch]
+            array = (ctypes.c_int32 * len(part))(*part)
+            self._submit(self._lib.llama_batch_get_one(array, len(part)), part)
 
     def _decode_long(self, tokens: Sequence[int]) -> None:
         self._lib.llama_set_abort_callback(self._context, self._abort, None)
         try:
-            for start in range(0, len(tokens), self.settings.n_batch):
-                self._decode_part(tokens[start : start + self.settings.n_batch])
+            self._decode_parts(tokens)
         finally:
             self._lib.llama_set_abort_callback(self._context, self._lib.ggml_abort_callback(0), None)
 
