@@ -146,6 +146,12 @@ def test_a_reader_that_goes_away_is_not_an_error_to_complain_about(tmp_path: Pat
     assert (gone.stdout.strip(), gone.stderr) == (b"141", b"")
 
 
+def test_shell_completion_is_written_and_no_broken_pipe(moetool: Moetool) -> None:
+    done = moetool(_MOETOOL_COMPLETE="source_bash")
+    assert done.code == 0, done.err
+    assert "complete" in done.out
+
+
 def test_without_arguments_the_help_is_shown_and_closed_streams_are_no_bug(
     moetool: Moetool, tmp_path: Path
 ) -> None:

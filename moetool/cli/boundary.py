@@ -47,7 +47,11 @@ def run_command_line(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         return _pipe_is_gone()
     except SystemExit:
-        return _pipe_is_gone()  # Typer leaves so, and in no other case, when the reader of a pipe is gone
+        # Typer leaves so when the reader of a pipe is gone, which its wrapper around stdout tells, and
+        # after shell completion.
+        if type(sys.stdout).__name__ != "PacifyFlushWrapper":
+            raise
+        return _pipe_is_gone()
     except OSError as error:
         return fail(MoetoolError(f"Cannot read or write: {error.strerror or error}"), arguments)
     # A bug is ours, not the user's: one sentence for them, the traceback for us when asked for.
