@@ -7,10 +7,8 @@ only if it is sound and tells the file's size to the byte; else that header is r
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +16,7 @@ from pathlib import Path
 
 from moetool.errors import HeaderError, HubError
 from moetool.gguf import Header, KnownRun, check_data, known_runs, merge_shards, read_header
-from moetool.hub import HttpRangeFile, Hub, RepoListing, Trouble, list_files, open_remote
+from moetool.hub import HttpRangeFile, Hub, RepoListing, Trouble, list_files, open_remote, run_jobs
 from moetool.kept_headers import keep_header, keep_listing, read_kept_header, read_kept_listing
 from moetool.names import ModelFile, QuantFiles
 
@@ -90,7 +88,7 @@ def read_remote_headers(
 
 def _read_all(todo: Sequence[_Reading]) -> None:
     """All beginnings, then one header whole (if it is damaged, the next), then the others beside it."""
-    _run_all([item.begin for item in todo])
+    run_jobs([item.begin for item in todo], _N_PARALLEL)
     others = list(todo)
     known: Known = {}
     while others and not known:
@@ -99,7 +97,7 @@ def _read_all(todo: Sequence[_Reading]) -> None:
         known = whole.known_runs()
         if whole.shards and not known:
             break  # there is no vocabulary, and little to save
-    _run_all([partial(item.read, known) for item in others])
+    run_jobs([partial(item.read, known) for item in others], _N_PARALLEL)
 
 
 @dataclass
@@ -172,42 +170,3 @@ def _read_one(stream: HttpRangeFile, size_bytes: int, known: Known, step: int) -
     header = read_header(stream, size_bytes, step=step)
     check_data(header, size_bytes)
     return header
-
-
-# --- several at a time ------------------------------------------------------------------------------------
-
-
-def _run_all(jobs: Sequence[Callable[[], None]]) -> None:
-    """Run the jobs, some at a time; the first error is raised."""
-    todo: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-    done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-    for job in jobs:
-        todo.put(job)
-    # Daemons: after Ctrl-C a thread that waits for a silent server must not hold up the exit.
-    for _ in range(min(_N_PARALLEL, len(jobs))):
-        threading.Thread(target=_work, args=(todo, done), daemon=True).start()
-    for _ in jobs:
-        error = done.get()
-        if error is not None:
-            _drain(todo)
-            raise error
-
-
-def _drain(todo: queue.SimpleQueue[Callable[[], None]]) -> None:
-    with suppress(queue.Empty):
-        while True:
-            todo.get_nowait()
-
-
-def _work(todo: queue.SimpleQueue[Callable[[], None]], done: queue.SimpleQueue[BaseException | None]) -> None:
-    while True:
-        try:
-            job = todo.get_nowait()
-        except queue.Empty:
-            return
-        try:
-            job()
-            done.put(None)
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for it
-            done.put(error)
-            return

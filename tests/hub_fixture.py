@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hub_server import HubServer
+from hub_server import HubServer, sha256
 
+from moetool.errors import MoetoolError
 from moetool.hub import Hub, Retry
+from moetool.names import parse_model_name
+from moetool.pulling import PullResult, pull_model
+from moetool.store import find_local, read_record
+
+REPO = "org/Moe-GGUF"
+TOKEN = "hf_secret_that_nobody_may_see"
 
 # A test should see retries, not wait for them.
 QUICK = Retry(attempts=3, first_wait_s=0.01, longest_wait_s=2.0)
+
+# A pull in a child process, as a user's would be: everything comes from the environment.
+PULL = """
+import sys
+from moetool.pulling import pull_model
+from moetool.errors import MoetoolError
+try:
+    print(pull_model(sys.argv[1], on_progress=lambda *p: None).fetched_bytes)
+except MoetoolError as error:
+    print(error.message, "|", error.hint, file=sys.stderr)
+    raise SystemExit(error.exit_code)
+"""
 
 
 class HubWorld:
@@ -57,3 +79,60 @@ class HubWorld:
 def world(tmp_path: Path) -> Iterator[HubWorld]:
     with HubServer() as server:
         yield HubWorld(server, tmp_path / "home")
+
+
+def noise(n_bytes: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(n_bytes)
+
+
+def sharded(label: str = "Q8_0", n: int = 3, size: int = 200_000, folder: str = "") -> dict[str, bytes]:
+    return {f"{folder}moe-{label}-{i:05d}-of-{n:05d}.gguf": noise(size + i, i) for i in range(1, n + 1)}
+
+
+def pull(world: HubWorld, name: str = REPO, **more: object) -> PullResult:
+    return pull_model(name, hub=world.hub, **more)  # type: ignore[arg-type]
+
+
+def assert_exact(world: HubWorld, result: PullResult, files: dict[str, bytes]) -> None:
+    """All files under their final names with their bytes, a record of each, and no leftovers."""
+    assert {f: p.read_bytes() for f, p in zip(result.files, result.paths, strict=True)} == files
+    for data in files.values():
+        record = read_record(world.cache_dir, result.repo, sha256(data))
+        assert record is not None
+        assert (record.size_bytes, record.commit, record.repo) == (len(data), result.revision, result.repo)
+    assert list(world.cache_dir.rglob("*.incomplete")) == []
+    local = find_local(parse_model_name(result.name), world.cache_dir)
+    assert local is not None
+    assert local.verified
+
+
+def failure(world: HubWorld, name: str = REPO, **more: object) -> MoetoolError:
+    with pytest.raises(MoetoolError) as caught:
+        pull(world, name, **more)
+    error = caught.value
+    text = f"{error.message} {error.hint}"
+    assert error.message.endswith(".")
+    assert error.message.isprintable()
+    assert len(error.message) < 200
+    assert not any(word in text for word in (TOKEN, "http://127", "Traceback", "sig=x", "httpx"))
+    return error
+
+
+def partial_bytes(world: HubWorld) -> int:
+    return sum(p.stat().st_size for p in world.cache_dir.rglob("*.incomplete"))
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.01)
+
+
+def blobs(world: HubWorld) -> Path:
+    return world.cache_dir / f"models--{REPO.replace('/', '--')}" / "blobs"
+
+
+def replace_retry(world: HubWorld, attempts: int) -> HubWorld:
+    world.hub = replace(world.hub, retry=replace(QUICK, attempts=attempts))
+    return world

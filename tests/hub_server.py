@@ -5,6 +5,8 @@
         ...  # huggingface_hub, or moetool, with HF_ENDPOINT=hub.url
         hub.log[-1].range, hub.log[-1].sent_bytes
 
+A repo in `hub.xet` is also in Xet: a content store under /cas/ gives its files in chunks.
+
 Large files are answered as the Hub does it: a redirect from the Hub's host to another one (here `localhost`
 instead of `127.0.0.1`), where the token must not go, with the hash of the content in `X-Linked-Etag`.
 """
@@ -26,6 +28,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 PIECE_BYTES = 16 << 10
+CHUNK_BYTES, XORB_BYTES = 64 << 10, 4 << 20
 
 
 class Hollow(bytes):
@@ -104,6 +107,12 @@ class HubServer:
         self.log: list[Logged] = []
         self.faults: list[Fault] = []
         self.page_size = 1000
+        self.xet: set[str] = set()
+        self.xet_refresh = ""
+        self.xet_pass = {
+            "X-Xet-Access-Token": "xet-pass",
+            "X-Xet-Token-Expiration": str(int(time.time()) + 3600),
+        }
         self.closing = threading.Event()
         self.lock = threading.Lock()
         for name, files in (repos or {}).items():
@@ -222,6 +231,12 @@ class _Handler(BaseHTTPRequestHandler):
             return self.info(m[1], unquote(m[2] or "main"), token, query)
         if m := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)(?:/(.*))?", path):
             return self.tree(m[1], unquote(m[2]), token, query)
+        if m := re.fullmatch(r"/api/models/([^/]+/[^/]+)/xet-read-token/.+", path):
+            return self.xet_token(m[1], token)
+        if m := re.fullmatch(r"/cas/v1/reconstructions/([0-9a-f]{64})", path):
+            return self.xet_chunks(m[1], token)
+        if m := re.fullmatch(r"/cas/xorbs/([0-9a-f]{64})/(\d+)", path):
+            return self.reply_file(xorb(self.xet_file(m[1]), int(m[2])), {})
         if m := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self.resolve(m[1], unquote(m[2]), unquote(m[3]), token)
         raise _HubError(404, "", "Sorry, we can't find the page you are looking for.")
@@ -303,12 +318,43 @@ class _Handler(BaseHTTPRequestHandler):
         etag = self.fault.etag if self.fault and self.fault.etag else sha256(data)
         location = f"http://localhost:{self.hub.port}/cdn/{quote(name, safe='')}/{commit}/{quote(path)}?sig=x"
         linked = {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(size_of(data)), "Location": location}
+        if name in self.hub.xet:
+            refresh = self.hub.xet_refresh.format(port=self.hub.port)
+            refresh = refresh or f"{self.hub.url}/api/models/{name}/xet-read-token/{commit}"
+            linked |= {"X-Xet-Hash": sha256(data)[::-1], "Link": f'<{refresh}>; rel="xet-auth"'}
         self.reply(302, b"", {**commit_header, **linked})
 
     def cdn(self, path: str) -> None:
         _, _, name, commit, file = path.split("/", 4)
         data = self.hub.repos[unquote(name)].commits[commit][unquote(file)]
         self.reply_file(data, {"ETag": '"cdn-of-its-own"'})
+
+    # ---- Xet: a pass from the Hub, then chunks from its content store --------------------------------------
+
+    def xet_token(self, name: str, token: str) -> None:
+        self.repo(name, token, wants_files=True)
+        self.reply_json({}, {"X-Xet-Cas-Url": f"{self.hub.url}/cas", **self.hub.xet_pass})
+
+    def xet_file(self, digest: str) -> bytes:
+        repos = (self.hub.repos[name] for name in self.hub.xet)
+        files = (data for repo in repos for commit in repo.commits.values() for data in commit.values())
+        return next(data for data in files if sha256(data)[::-1] == digest)
+
+    def xet_chunks(self, digest: str, token: str) -> None:
+        """Which chunks of which xorbs make up the span that was asked for."""
+        data = self.xet_file(digest)
+        first, last = parse_range(self.entry.range, len(data)) or (0, len(data))
+        terms, fetch_info = [], {}
+        for number in range(first // XORB_BYTES, -(-last // XORB_BYTES)):
+            length = min(XORB_BYTES, len(data) - number * XORB_BYTES)
+            chunks = {"start": 0, "end": -(-length // CHUNK_BYTES)}
+            name = sha256(b"%d of %s" % (number, digest.encode()))
+            url = f"{self.hub.url}/cas/xorbs/{digest}/{number}"
+            span = {"start": 0, "end": length + 8 * chunks["end"] - 1}
+            terms.append({"hash": name, "unpacked_length": length, "range": chunks})
+            fetch_info[name] = [{"range": chunks, "url": url, "url_range": span}]
+        offset = first % XORB_BYTES
+        self.reply_json({"offset_into_first_range": offset, "terms": terms, "fetch_info": fetch_info})
 
     # ---- how it is answered ------------------------------------------------------------------------------
 
@@ -377,6 +423,17 @@ class _Handler(BaseHTTPRequestHandler):
         while not self.hub.closing.is_set():
             self.wfile.write(entry * 1000)
             self.entry.sent_bytes += len(entry) * 1000
+
+
+def xorb(data: bytes, number: int) -> bytes:
+    """One of the blocks that a file is cut into: chunks that are not compressed, each with a header."""
+    whole = data[number * XORB_BYTES : (number + 1) * XORB_BYTES]
+    packed = bytearray()
+    for at in range(0, len(whole), CHUNK_BYTES):
+        chunk = whole[at : at + CHUNK_BYTES]
+        length = len(chunk).to_bytes(3, "little")
+        packed += b"\0" + length + b"\0" + length + chunk
+    return bytes(packed)
 
 
 def damaged(data: bytes, fault: Fault) -> bytes:

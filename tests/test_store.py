@@ -169,6 +169,21 @@ def test_verifying_works_without_a_network_and_is_remembered(tmp_path: Path) -> 
         verify_local(model, tmp_path)
 
 
+def test_content_that_huggingface_hub_shares_between_repos(tmp_path: Path) -> None:
+    """A blob is then a link itself, to a file that is named by another hash."""
+    link = put(tmp_path, "org/a", "a-Q8_0.gguf", b"right" * 1000)
+    blob, shared = link.resolve(), tmp_path / "blobs" / "ab" / ("ab" * 32)
+    shared.parent.mkdir(parents=True)
+    blob.rename(shared)
+    blob.symlink_to(os.path.relpath(shared, blob.parent))
+    (model,) = list_local(tmp_path)
+    assert verify_local(model, tmp_path).verified
+    assert list_local(tmp_path)[0].verified
+    shared.write_bytes(b"wrong" * 1000)
+    with pytest.raises(VerificationFailed, match="a-Q8_0.gguf of org/a is damaged"):
+        verify_local(model, tmp_path)
+
+
 def test_a_damaged_record_is_no_record(tmp_path: Path) -> None:
     put(tmp_path, "org/a", "a-Q8_0.gguf", b"right")
     verify_local(list_local(tmp_path)[0], tmp_path)

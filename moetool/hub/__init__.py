@@ -7,6 +7,7 @@ a token or an address with a signature in it.
 
 from moetool.hub.client import Hub, Retry, read_hub
 from moetool.hub.download import Download, ReadFreeBytes, download
+from moetool.hub.jobs import run_jobs
 from moetool.hub.listing import Choose, RepoListing, first_choice, list_files, select_quant, select_sidecars
 from moetool.hub.range_file import HttpRangeFile, open_remote
 from moetool.hub.trouble import FileChanged, Trouble
@@ -26,6 +27,7 @@ __all__ = [
     "list_files",
     "open_remote",
     "read_hub",
+    "run_jobs",
     "select_quant",
     "select_sidecars",
 ]

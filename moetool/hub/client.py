@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from time import sleep
 from typing import Any, TypeVar
@@ -37,7 +38,8 @@ class Retry:
 
 @dataclass(frozen=True)
 class Hub:
-    """A Hub, the account that asks, and the cache folder that files go into."""
+    """A Hub, the account that asks, and the cache folder that files go into. `uses_xet`: files that it also
+    keeps in Xet's chunks are asked for there first."""
 
     endpoint: str
     cache_dir: Path
@@ -46,6 +48,7 @@ class Hub:
     timeout_s: float = 10.0
     retry: Retry = Retry()
     n_parallel: int = 3
+    uses_xet: bool = False
 
     @property
     def place(self) -> str:
@@ -55,7 +58,7 @@ class Hub:
 
 def read_hub() -> Hub:
     """The Hub that this machine is set up for, as huggingface_hub reads it: HF_ENDPOINT, HF_HOME,
-    HF_HUB_CACHE, HF_TOKEN or `hf auth login`, HF_HUB_OFFLINE."""
+    HF_HUB_CACHE, HF_TOKEN or `hf auth login`, HF_HUB_OFFLINE, HF_HUB_DISABLE_XET."""
     from huggingface_hub import constants, get_token
 
     endpoint = constants.ENDPOINT.rstrip("/")
@@ -66,16 +69,23 @@ def read_hub() -> Hub:
         )
     implicit = not (offline or constants.HF_HUB_DISABLE_IMPLICIT_TOKEN)
     token = get_token() if implicit else None
-    return Hub(endpoint, read_cache_dir(), token, offline, float(constants.HF_HUB_DOWNLOAD_TIMEOUT))
+    timeout_s = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+    uses_xet = not constants.HF_HUB_DISABLE_XET and find_spec("hf_xet") is not None
+    return Hub(endpoint, read_cache_dir(), token, offline, timeout_s, uses_xet=uses_xet)
 
 
 @contextmanager
-def open_url(hub: Hub, url: str, subject: str, span: str = "", bare: bool = False) -> Iterator[Any]:
+def open_url(
+    hub: Hub, url: str, subject: str, span: str = "", bare: bool = False, head: bool = False
+) -> Iterator[Any]:
     """A response of huggingface_hub's own session, its body not yet read. Redirects are followed; the token
-    stays with the Hub's host. `span` is a Range ("bytes=0-99"); `bare` sends no token.
+    stays with the Hub's host. `span` is a Range ("bytes=0-99"); `bare` sends no token; `head` asks for the
+    headers only, those of a redirect too.
 
     Everything that goes wrong, also while the body is read, leaves as a MoetoolError.
     """
+    if hub.offline:
+        raise offline_error(subject)
     with door(hub, subject):
         from huggingface_hub import get_session
 
@@ -85,11 +95,12 @@ def open_url(hub: Hub, url: str, subject: str, span: str = "", bare: bool = Fals
             headers["authorization"] = f"Bearer {hub.token}"
         if span:
             headers["range"] = span
+        method = "HEAD" if head else "GET"
         stream = get_session().stream(
-            "GET", url, headers=headers, timeout=hub.timeout_s, follow_redirects=True
+            method, url, headers=headers, timeout=hub.timeout_s, follow_redirects=not head
         )
         with stream as response:
-            if response.status_code >= 300:
+            if response.status_code >= (400 if head else 300):
                 has_token = bool(hub.token)
                 raise status_error(response.status_code, response.headers, subject, hub.place, has_token)
             yield response
@@ -98,8 +109,6 @@ def open_url(hub: Hub, url: str, subject: str, span: str = "", bare: bool = Fals
 @contextmanager
 def door(hub: Hub, subject: str) -> Iterator[None]:
     """Where foreign errors end. `subject` is what was being done, for the sentence."""
-    if hub.offline:
-        raise offline_error(subject)
     try:
         yield
     except MoetoolError:

@@ -8,14 +8,13 @@ A file goes through four names, and a crash at any point leaves one of the first
     snapshots/<commit>/<path>             a link, made only when all files of the model are there
 
 huggingface_hub's own download does not hash, and since 2.0 throws away what has arrived when it is
-interrupted; so its session, tokens, cache layout and locks are used here, and its transfer is not.
+interrupted; so its session, tokens, cache layout, locks and Xet are used here, and its transfer is not.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import queue
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,13 +24,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from moetool.errors import DiskFull, HubError, MoetoolError, VerificationFailed
+from moetool.errors import DiskFull, HubError, MoetoolError, NotFound, VerificationFailed
 from moetool.hub.client import Hub, door, open_url
+from moetool.hub.jobs import run_jobs
 from moetool.hub.listing import RepoListing
 from moetool.hub.partial import PartialFile, partial_path
 from moetool.hub.range_file import check_range, file_url
 from moetool.hub.tally import Tally
 from moetool.hub.trouble import FileChanged, Trouble
+from moetool.hub.xet import find_xet, read_xet
 from moetool.names import ModelFile
 from moetool.store import (
     OnProgress,
@@ -81,7 +82,10 @@ def download(
     tally = Tally(sum(f.size_bytes for f in files), on_progress)
     with door(hub, listing.repo):
         _check_disk(hub, listing, files, read_free_bytes or _read_free_bytes)
-        _run_all([partial(_fetch_file, hub, listing, f, tally) for f in files], hub.n_parallel, tally)
+        try:
+            run_jobs([partial(_fetch_file, hub, listing, f, tally) for f in files], hub.n_parallel)
+        finally:
+            tally.stop()
         paths = tuple(_link(hub, listing, f) for f in files)
         _write_ref(hub, listing)
     return Download(paths, tally.fetched_bytes, tuple(tally.notices))
@@ -151,6 +155,8 @@ def _fetch_and_publish(hub: Hub, url: str, blob: Path, file: ModelFile, tally: T
 
 def _fill(hub: Hub, url: str, arriving: PartialFile, file: ModelFile, tally: Tally) -> None:
     """Ask for the rest until all is there; give up after so many attempts that brought nothing."""
+    if hub.uses_xet and arriving.size < file.size_bytes:
+        _fill_by_xet(hub, url, arriving, file, tally)
     failures = 0
     while arriving.size < file.size_bytes:
         before = arriving.size
@@ -162,6 +168,25 @@ def _fill(hub: Hub, url: str, arriving: PartialFile, file: ModelFile, tally: Tal
             if wait_s is None:
                 raise
             tally.wait(wait_s)
+
+
+def _fill_by_xet(hub: Hub, url: str, arriving: PartialFile, file: ModelFile, tally: Tally) -> None:
+    """As much as Xet gives; what is missing then is left to plain HTTP."""
+    with suppress(Trouble, NotFound):
+        with open_url(hub, url, file.path, head=True) as response:
+            _check_stated(response, file)
+            xet = find_xet(hub, response)
+        if xet is not None:
+            for piece in read_xet(hub, xet, arriving.size, file.size_bytes):
+                _take(piece, arriving, file, tally)
+
+
+def _take(piece: bytes, arriving: PartialFile, file: ModelFile, tally: Tally) -> None:
+    tally.check()
+    if arriving.size + len(piece) > file.size_bytes:
+        raise _changed(file, "more bytes than were listed")
+    arriving.write(piece)
+    tally.add(len(piece), file.path, fetched=True)
 
 
 def _read_on(hub: Hub, url: str, arriving: PartialFile, file: ModelFile, tally: Tally) -> None:
@@ -177,12 +202,8 @@ def _read_on(hub: Hub, url: str, arriving: PartialFile, file: ModelFile, tally: 
             # The server does not do parts: all of it comes again.
             tally.add(-start, file.path)
             arriving.restart()
-        for chunk in response.iter_bytes():
-            tally.check()
-            if arriving.size + len(chunk) > file.size_bytes:
-                raise _changed(file, "more bytes than were listed")
-            arriving.write(chunk)
-            tally.add(len(chunk), file.path, fetched=True)
+        for piece in response.iter_bytes():
+            _take(piece, arriving, file, tally)
     if arriving.size < end:
         raise Trouble(f"The connection to {hub.place} ended early in {file.path}.", "Try again.")
 
@@ -273,42 +294,6 @@ def _read_free_bytes(folder: Path) -> int:
 
 def _gb(n_bytes: int) -> str:
     return f"{n_bytes / 1e9:,.2f} GB ({n_bytes:,} bytes)"
-
-
-def _run_all(jobs: Sequence[Callable[[], None]], n_parallel: int, tally: Tally) -> None:
-    """Run the jobs, some at a time. The first error stops the others and is raised; so does Ctrl-C."""
-    if len(jobs) <= 1 or n_parallel <= 1:
-        for job in jobs:
-            job()
-        return
-    todo: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-    done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-    for job in jobs:
-        todo.put(job)
-    # Daemons: after Ctrl-C a thread that waits for a silent server must not hold up the exit.
-    for _ in range(min(n_parallel, len(jobs))):
-        threading.Thread(target=_work, args=(todo, done), daemon=True).start()
-    try:
-        for _ in jobs:
-            error = done.get()
-            if error is not None:
-                raise error
-    finally:
-        tally.stop()
-
-
-def _work(todo: queue.SimpleQueue[Callable[[], None]], done: queue.SimpleQueue[BaseException | None]) -> None:
-    while True:
-        try:
-            job = todo.get_nowait()
-        except queue.Empty:
-            return
-        try:
-            job()
-            done.put(None)
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for it
-            done.put(error)
-            return
 
 
 def _link(hub: Hub, listing: RepoListing, file: ModelFile) -> Path:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from pathlib import Path
 from moetool.names import ModelFile
 
 _CHUNK_BYTES = 1 << 20
+_DIGEST = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,13 @@ def blob_path(cache_dir: Path, repo: str, digest: str) -> Path:
 
 def snapshot_path(cache_dir: Path, repo: str, commit: str, path: str) -> Path:
     return repo_dir(cache_dir, repo) / "snapshots" / commit / path
+
+
+def linked_digest(path: Path) -> str:
+    """What the bytes behind a snapshot's link hash to, by the name of the blob that it leads to; "" when it
+    does not say. Blobs may be links themselves: huggingface_hub shares content between repos."""
+    target = path.readlink() if path.is_symlink() else Path()
+    return target.name if target.parent.name == "blobs" and _DIGEST.fullmatch(target.name) else ""
 
 
 def digest_of(file: ModelFile) -> str:

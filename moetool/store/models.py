@@ -25,12 +25,11 @@ from moetool.names import (
     parse_shard,
     show_name,
 )
-from moetool.store.layout import is_blob_right, is_verified, repo_dir, write_record
+from moetool.store.layout import is_blob_right, is_verified, linked_digest, repo_dir, write_record
 
 OnProgress = Callable[[int, int, str], None]  # bytes done, bytes in all, the file at work
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_DIGEST = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 _MAX_DEPTH = 4  # folders inside a snapshot that are looked into
 
 
@@ -102,12 +101,12 @@ def _list_snapshot(cache_dir: Path, repo: str, commit: str) -> Iterator[LocalMod
 
 
 def _is_path_verified(cache_dir: Path, repo: str, path: Path) -> bool:
-    real = path.resolve()
-    if _DIGEST.fullmatch(real.name):
-        return is_verified(cache_dir, repo, real.name, real)
+    digest = linked_digest(path)
+    if digest:
+        return is_verified(cache_dir, repo, digest, path)
     # Without links (Windows) the file itself is in the snapshot, and its name does not tell.
     records = (repo_dir(cache_dir, repo) / ".moetool").glob("*.json")
-    return any(is_verified(cache_dir, repo, r.stem, real) for r in records)
+    return any(is_verified(cache_dir, repo, r.stem, path) for r in records)
 
 
 def _files_under(root: Path) -> Iterator[ModelFile]:
@@ -268,8 +267,8 @@ def verify_local(model: LocalModel, cache_dir: Path, on_progress: OnProgress | N
     A plain file states no hash: the model comes back with `verified` as it was.
     Raises VerificationFailed, naming the file, when bytes are wrong.
     """
-    digests = [p.resolve().name for p in model.paths]
-    if not model.repo or not all(_DIGEST.fullmatch(d) for d in digests):
+    digests = [linked_digest(p) for p in model.paths]
+    if not model.repo or not all(digests):
         return model
     done = 0
     for path, digest in zip(model.paths, digests, strict=True):
@@ -280,10 +279,10 @@ def verify_local(model: LocalModel, cache_dir: Path, on_progress: OnProgress | N
             if on_progress:
                 on_progress(done, model.size_bytes, file)
 
-        if not is_blob_right(path.resolve(), digest, on_bytes):
+        if not is_blob_right(path, digest, on_bytes):
             message = f"{show_name(path.name)} of {model.repo} is damaged: its bytes have changed."
             raise VerificationFailed(message, f"moetool pull {model.name} replaces it.")
         in_repo = path.as_posix().rpartition(f"/snapshots/{model.revision}/")[2]
         file = ModelFile(in_repo, path.stat().st_size, sha256=digest)
-        write_record(cache_dir, model.repo, model.revision, file, path.resolve())
+        write_record(cache_dir, model.repo, model.revision, file, path)
     return replace(model, verified=True)
