@@ -47,6 +47,7 @@ DOORS: dict[str, set[str]] = {
     "llama_cpp": {"engine"},
     "llguidance": {"constrain"},
     "huggingface_hub": {"hub"},
+    "hf_xet": {"hub"},
     "httpx": {"hub"},
     "rich": {"render"},
     "typer": {"cli", "__main__"},
