@@ -69,6 +69,9 @@ QUANT_TYPES: tuple[QuantType, ...] = tuple(QuantType(*row) for row in _TABLE)
 BY_ID: dict[int, QuantType] = {t.id: t for t in QUANT_TYPES}
 BY_NAME: dict[str, QuantType] = {t.name: t for t in QUANT_TYPES}
 
+# What a KV cache can be of (kv_cache_types in common/arg.cpp of llama.cpp).
+CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+
 # general.file_type -> the name people know the file by (enum llama_ftype, include/llama.h).
 FILE_TYPES: dict[int, str] = {
     0: "F32",

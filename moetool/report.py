@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from moetool.anatomy import Anatomy, Layer, effective_size
+from moetool.anatomy import Anatomy, Layer, RoledTensor, effective_size, state_bytes
 from moetool.bench.report import BenchRow, row_fields
 from moetool.choice import Choice, Option
 from moetool.doctor import Doctor
@@ -14,7 +14,7 @@ from moetool.engine.measured import BufferSize
 from moetool.errors import MoetoolError
 from moetool.generate import Stats
 from moetool.machine import Machine, to_json
-from moetool.memory import DeviceMemory
+from moetool.memory import DeviceMemory, cache_sizes
 from moetool.plan import Plan
 from moetool.pulling import PullResult
 from moetool.quality import Quality
@@ -42,7 +42,11 @@ def of_error(error: MoetoolError) -> dict[str, str]:
 
 
 def of_anatomy(anatomy: Anatomy) -> dict[str, Any]:
-    """A model from its header. Sizes in bytes, counts in pieces."""
+    """A model from its header. Sizes in bytes, counts in pieces.
+
+    `kv_bytes_per_token` and `kv_window_bytes` are by cache type, of those that the model can have.
+    """
+    caches = cache_sizes(anatomy)
     return {
         "name": anatomy.name,
         "arch": anatomy.arch,
@@ -65,9 +69,25 @@ def of_anatomy(anatomy: Anatomy) -> dict[str, Any]:
         "bits_per_weight": anatomy.bits_per_weight,
         "bytes_by_role": dict(anatomy.bytes_by_role),
         "params_by_role": dict(anatomy.params_by_role),
+        "read_by_role": dict(anatomy.read_by_role),
+        "kv_bytes_per_token": {size.type: float(size.per_token_bytes) for size in caches},
+        "kv_window_bytes": {size.type: size.window_bytes for size in caches},
+        "state_bytes": state_bytes(anatomy),
         "unknown_tensors": list(anatomy.unknown),
         "tied_embeddings": anatomy.tied,
         "layers": [_of_layer(layer) for layer in anatomy.layers],
+        "tensors": [_of_tensor(tensor) for tensor in anatomy.tensors],
+    }
+
+
+def _of_tensor(tensor: RoledTensor) -> dict[str, Any]:
+    return {
+        "name": tensor.info.name,
+        "role": tensor.role,
+        "layer": tensor.layer,
+        "type": tensor.info.type.name,
+        "shape": list(tensor.info.shape),
+        "bytes": tensor.info.n_bytes,
     }
 
 
@@ -82,6 +102,7 @@ def _of_layer(layer: Layer) -> dict[str, Any]:
         "head_v": layer.head_v,
         "window": layer.window,
         "n_expert_used": layer.n_expert_used,
+        "state_bytes": 4 * layer.state_values,
         "bytes_by_role": dict(layer.bytes_by_role),
         "mtp": layer.mtp,
     }

@@ -5,16 +5,9 @@ a table (`facts`). Knows no machine and no placement.
 """
 
 from moetool.anatomy.layers import CacheRow, Layer
-from moetool.anatomy.model import (
-    Anatomy,
-    RoledTensor,
-    Sparse,
-    effective_size,
-    kv_bytes_per_token,
-    make_anatomy,
-    state_bytes,
-)
-from moetool.anatomy.roles import ROLES, Role, role_of
+from moetool.anatomy.model import Anatomy, Sparse, make_anatomy
+from moetool.anatomy.roles import ROLES, Role, RoledTensor, role_of
+from moetool.anatomy.sizes import effective_size, kv_bytes_per_token, kv_window_bytes, state_bytes
 
 __all__ = [
     "ROLES",
@@ -26,6 +19,7 @@ __all__ = [
     "Sparse",
     "effective_size",
     "kv_bytes_per_token",
+    "kv_window_bytes",
     "make_anatomy",
     "role_of",
     "state_bytes",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 from moetool.anatomy import facts
 from moetool.anatomy.layers import (
@@ -23,18 +21,10 @@ from moetool.anatomy.layers import (
     state_values,
 )
 from moetool.anatomy.metadata import MAX_LAYERS, Metadata, make_metadata
-from moetool.anatomy.roles import Role, layer_of, part_of, role_of
+from moetool.anatomy.reading import active_params, read_by_role, used_experts
+from moetool.anatomy.roles import Role, RoledTensor, layer_of, part_of, roled
 from moetool.gguf import ArrayRef, Header, TensorInfo
-from moetool.quants import QuantType, file_type_name, row_bytes
-
-
-@dataclass(frozen=True)
-class RoledTensor:
-    """A tensor, what it is for, and the layer it belongs to (None: the input or output side)."""
-
-    info: TensorInfo
-    role: Role
-    layer: int | None
+from moetool.quants import file_type_name
 
 
 @dataclass(frozen=True)
@@ -59,8 +49,8 @@ class Anatomy:
     `n_params` counts every value of the tensor table, as llama_model_n_params does. `n_params_active` counts
     those that take part in computing one text token: of the routed experts the share that is used; not the
     rows of the embedding that are merely looked up (a tied embedding counts, as the output matrix it is too);
-    not the next-token layers and not the vision experts. `bytes_per_token` are the bytes of the same tensors,
-    plus the looked-up rows: what decoding one token must read besides caches. `n_layer` leaves the next-token
+    not the next-token layers and not the vision experts. `read_by_role` are the bytes of the same tensors and
+    of the looked-up rows: what decoding one token must read besides caches. `n_layer` leaves the next-token
     layers out; `layers` holds them too, marked `mtp`. `n_streams` copies of the residual stream run through
     models with hyper-connections, one through others; a token has `n_positions` for its rope.
     """
@@ -81,9 +71,9 @@ class Anatomy:
     n_params_active: int
     weights_bytes: int
     file_bytes: int
-    bytes_per_token: int
     bytes_by_role: Mapping[Role, int]
     params_by_role: Mapping[Role, int]
+    read_by_role: Mapping[Role, int]
     layers: tuple[Layer, ...] = field(repr=False)
     tensors: tuple[RoledTensor, ...] = field(repr=False)
     unknown: tuple[str, ...]
@@ -93,6 +83,10 @@ class Anatomy:
     n_positions: int
     n_streams: int
     sparse: Sparse | None
+
+    @property
+    def bytes_per_token(self) -> int:
+        return sum(self.read_by_role.values())
 
     @property
     def bits_per_weight(self) -> float:
@@ -112,10 +106,10 @@ def make_anatomy(header: Header, file_bytes: int | None = None) -> Anatomy:
     metadata = make_metadata(header)
     n_mtp = _mtp_layers(header, metadata)
     n_all = _layer_count(metadata)
-    tensors = _roled(header.tensors, n_all - n_mtp)
+    tensors = roled(header.tensors, n_all - n_mtp, _recurrent_layers(metadata, header.tensors))
     tied = _is_tied(header.tensors)
     layers = _make_layers(metadata, tensors, n_all, n_mtp)
-    used = _used_experts(tensors, layers)
+    used = used_experts(tensors, layers)
     n_expert = metadata.number("expert_count")
     by_role: Counter[Role] = Counter()
     params: Counter[Role] = Counter()
@@ -136,12 +130,12 @@ def make_anatomy(header: Header, file_bytes: int | None = None) -> Anatomy:
         n_expert_used=metadata.largest("expert_used_count"),
         n_expert_shared=_shared_experts(metadata, params),
         n_params=sum(params.values()),
-        n_params_active=_active_params(tensors, used, n_expert, tied),
+        n_params_active=active_params(tensors, used, n_expert, tied),
         weights_bytes=sum(by_role.values()),
         file_bytes=header.file_bytes if file_bytes is None else file_bytes,
-        bytes_per_token=_bytes_per_token(tensors, used, n_expert, tied),
         bytes_by_role=dict(by_role),
         params_by_role=dict(params),
+        read_by_role=read_by_role(tensors, used, n_expert, tied),
         layers=layers,
         tensors=tensors,
         unknown=tuple(t.info.name for t in tensors if t.role == "unknown"),
@@ -152,31 +146,6 @@ def make_anatomy(header: Header, file_bytes: int | None = None) -> Anatomy:
         sparse=_sparse(metadata, tensors),
         causal=header.get_bool(f"{header.arch}.attention.causal", True) and header.arch not in facts.NO_CACHE,
     )
-
-
-def kv_bytes_per_token(anatomy: Anatomy, type_k: QuantType, type_v: QuantType) -> Fraction:
-    """Bytes by which the caches grow with each token of context, sliding windows (which fill up) apart.
-
-    ValueError when a row is not whole blocks of the type: llama.cpp refuses such a cache.
-    """
-    rows = (row for layer in anatomy.layers for row in layer.cache if not row.window and not layer.mtp)
-    total = Fraction(0)
-    for row in rows:
-        total += Fraction(row_bytes(type_k, row.k) + row_bytes(type_v, row.v), row.ratio)
-    return total
-
-
-def state_bytes(anatomy: Anatomy, n_seq: int = 1) -> int:
-    """Bytes of recurrent and compressor states: F32, independent of context (llama_memory_recurrent)."""
-    return 4 * max(1, n_seq) * sum(layer.state_values for layer in anatomy.layers)
-
-
-def effective_size(anatomy: Anatomy) -> float:
-    """sqrt(total x active) parameters: a heuristic of the community for the dense model of like ability.
-
-    Nobody has derived it; show it as what it is.
-    """
-    return math.sqrt(anatomy.n_params * anatomy.n_params_active)
 
 
 # --- counts -------------------------------------------------------------------------------------------------
@@ -206,6 +175,21 @@ def _vocabulary(header: Header, metadata: Metadata) -> int:
     if isinstance(tokens, ArrayRef):
         return tokens.count
     return metadata.number("vocab_size") or (len(tokens) if isinstance(tokens, tuple) else 0)
+
+
+def _recurrent_layers(metadata: Metadata, tensors: Sequence[TensorInfo]) -> frozenset[int]:
+    """Layers that keep a state instead of attending."""
+    by_layer: dict[int, list[TensorInfo]] = {}
+    for tensor in tensors:
+        layer = layer_of(tensor.name)
+        if layer is not None:
+            by_layer.setdefault(layer, []).append(tensor)
+    return frozenset(
+        index
+        for index, inside in by_layer.items()
+        if is_recurrent(parts := make_parts(inside), metadata, index)
+        and not has_attention(parts, True, _head_count_kv(metadata, index))
+    )
 
 
 def _shared_experts(metadata: Metadata, params: Mapping[Role, int]) -> int:
@@ -248,58 +232,6 @@ def _quant_name(header: Header) -> str:
     for tensor in header.tensors:
         by_type[tensor.type.name] += tensor.n_bytes
     return by_type.most_common(1)[0][0] if by_type else "none"
-
-
-def _roled(tensors: Sequence[TensorInfo], n_trunk: int) -> tuple[RoledTensor, ...]:
-    """Every tensor with its role; whatever lies in a layer behind the trunk is there for drafting."""
-    roled = []
-    for tensor in tensors:
-        layer = layer_of(tensor.name)
-        role = "mtp" if layer is not None and layer >= n_trunk else role_of(tensor.name)
-        roled.append(RoledTensor(tensor, role, layer))
-    return tuple(roled)
-
-
-# --- what one token reads -----------------------------------------------------------------------------------
-
-
-def _used_experts(tensors: Sequence[RoledTensor], layers: Sequence[Layer]) -> dict[str, int]:
-    """For each tensor of routed experts, by name, how many of its layer's experts one token uses."""
-    used = {layer.index: layer.n_expert_used for layer in layers}
-    return {t.info.name: used.get(t.layer or 0, 0) for t in tensors if t.role == "routed experts"}
-
-
-def _is_read_whole(tensor: RoledTensor, tied: bool) -> bool:
-    if tensor.role in {"mtp", "vision"}:
-        return False
-    return not _is_lookup(tensor) or (tied and tensor.info.name == "token_embd.weight")
-
-
-def _is_lookup(tensor: RoledTensor) -> bool:
-    """Whether only one row is taken per token (GGML_OP_GET_ROWS in LLM_TENSOR_INFOS)."""
-    return tensor.role == "embedding" and tensor.layer is None
-
-
-def _active_params(tensors: Sequence[RoledTensor], used: Mapping[str, int], n_expert: int, tied: bool) -> int:
-    read = [t for t in tensors if _is_read_whole(t, tied)]
-    whole = sum(t.info.n_elements for t in read if t.info.name not in used)
-    experts = sum(t.info.n_elements * used[t.info.name] for t in read if t.info.name in used)
-    return whole + experts // max(1, n_expert)
-
-
-def _bytes_per_token(
-    tensors: Sequence[RoledTensor], used: Mapping[str, int], n_expert: int, tied: bool
-) -> int:
-    whole = experts = 0
-    for tensor in tensors:
-        info = tensor.info
-        if info.name in used:
-            experts += info.n_bytes * used[info.name]
-        elif _is_read_whole(tensor, tied):
-            whole += info.n_bytes
-        elif _is_lookup(tensor) and info.shape:
-            whole += row_bytes(info.type, info.shape[0])
-    return whole + experts // max(1, n_expert)
 
 
 # --- layers -------------------------------------------------------------------------------------------------

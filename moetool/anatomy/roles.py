@@ -1,4 +1,4 @@
-"""What a tensor is for, told from its name alone.
+"""What a tensor is for, told from its name and its layer.
 
 The names are llama.cpp's (LLM_TENSOR_NAMES, src/llama-arch.cpp), which all architectures share: no list of
 architectures is needed.
@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Literal
+
+from moetool.gguf import TensorInfo
 
 Role = Literal[
     "embedding",  # looked up by token or position: one row a token, no matrix product
@@ -27,6 +31,16 @@ Role = Literal[
 ]
 
 ROLES: tuple[Role, ...] = Role.__args__  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class RoledTensor:
+    """A tensor, what it is for, and the layer it belongs to (None: the input or output side)."""
+
+    info: TensorInfo
+    role: Role
+    layer: int | None
+
 
 # The first pattern that matches a name without its `blk.N.` decides. The order matters: a norm inside the
 # attention is a norm, a shared expert is not a dense FFN.
@@ -71,3 +85,17 @@ def role_of(name: str) -> Role:
 def _role_of_part(part: str) -> Role:
     # A model repeats the same few dozen parts in every layer.
     return next((role for role, rule in _RULES if rule.match(part)), "unknown")
+
+
+def roled(tensors: Sequence[TensorInfo], n_trunk: int, recurrent: Collection[int]) -> tuple[RoledTensor, ...]:
+    """Every tensor with its role. Whatever lies in a layer behind the trunk is there for drafting; what a
+    `recurrent` layer projects is named as if for attention (attn_qkv), but feeds its state."""
+    found = []
+    for tensor in tensors:
+        layer, role = layer_of(tensor.name), role_of(tensor.name)
+        if layer is not None and layer >= n_trunk:
+            role = "mtp"
+        elif role == "attention" and layer in recurrent:
+            role = "recurrent"
+        found.append(RoledTensor(tensor, role, layer))
+    return tuple(found)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moetool.errors import EngineError, NotFound, UsageError
+from moetool.quants import CACHE_TYPES
 
 if TYPE_CHECKING:
     from moetool.anatomy import Anatomy
@@ -140,10 +141,9 @@ def parse_kv(text: str) -> tuple[str, str]:
         raise UsageError(
             f"--kv {text} is not a cache type", "write q8_0, or f16,q8_0 for keys and values apart"
         )
-    known = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
-    unknown = [name for name in types if name not in known]
+    unknown = [name for name in types if name not in CACHE_TYPES]
     if unknown:
-        raise UsageError(f"--kv {unknown[0]} is not a cache type", f"use one of {', '.join(known)}")
+        raise UsageError(f"--kv {unknown[0]} is not a cache type", f"use one of {', '.join(CACHE_TYPES)}")
     return types[0], types[-1]
 
 

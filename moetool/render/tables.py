@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from moetool.anatomy import Anatomy, Layer, effective_size
+from moetool.anatomy import Anatomy
 from moetool.bench.report import BenchRow
 from moetool.doctor import Doctor
 from moetool.machine import Machine
@@ -26,8 +26,6 @@ from moetool.render.units import (
     show_range,
 )
 from moetool.store import LocalModel
-
-BAR_CELLS = 32
 
 
 @cache
@@ -46,76 +44,6 @@ def error_console() -> Console:
 def show(*parts: RenderableType) -> None:
     """Print to stdout."""
     console().print(Group(*parts))
-
-
-# -- inspect ----------------------------------------------------------------------------------------
-
-
-def show_anatomy(anatomy: Anatomy) -> None:
-    """What a model is made of, one screen."""
-    show(_facts(_anatomy_facts(anatomy)), Text(), _role_bars(anatomy))
-    if anatomy.unknown:
-        show(Text(f"Unknown tensors: {safe_line(', '.join(anatomy.unknown[:8]))}", style="yellow"))
-
-
-def _anatomy_facts(anatomy: Anatomy) -> dict[str, str]:
-    facts = {
-        "Model": f"{anatomy.name}   {anatomy.arch}",
-        "Quantization": f"{anatomy.quant}, {anatomy.bits_per_weight:.2f} bits a weight",
-        "Parameters": f"{show_count(anatomy.n_params)}, {show_count(anatomy.n_params_active)} active a token",
-        "Layers": _layer_summary(anatomy),
-        "Weights": f"{show_bytes(anatomy.weights_bytes)}, {show_bytes(anatomy.bytes_per_token)} read a token",
-        "Context": f"{anatomy.n_ctx_train} tokens trained, vocabulary {anatomy.n_vocab}",
-    }
-    if anatomy.is_moe:
-        shared = f" + {anatomy.n_expert_shared} shared" if anatomy.n_expert_shared else ""
-        facts["Experts"] = (
-            f"{anatomy.n_expert_used}{shared} of {anatomy.n_expert} used, in {anatomy.n_layer_moe} layers"
-        )
-        guess = show_count(effective_size(anatomy))
-        facts["Feels like"] = f"a dense model of about {guess}: √(total × active), a community heuristic"
-    return facts
-
-
-def _layer_summary(anatomy: Anatomy) -> str:
-    kinds: dict[str, int] = {}
-    for layer in anatomy.layers:
-        if not layer.mtp:
-            name = f"{layer.mixer} + {layer.ffn}"
-            kinds[name] = kinds.get(name, 0) + 1
-    parts = [f"{count} × {name}" for name, count in kinds.items()]
-    return f"{anatomy.n_layer}: {', '.join(parts)}"
-
-
-def _role_bars(anatomy: Anatomy) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name, justify in (("role", "left"), ("MiB", "right"), ("share", "right"), ("", "left")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    whole = max(anatomy.weights_bytes, 1)
-    for role, n_bytes in sorted(anatomy.bytes_by_role.items(), key=lambda item: -item[1]):
-        share = n_bytes / whole
-        table.add_row(role, f"{n_bytes / (1 << 20):,.1f}", f"{share:.1%}", Text(bar(share), style="cyan"))
-    return table
-
-
-def show_layers(layers: Sequence[Layer]) -> None:
-    """The table of all layers."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("layer", "mixer", "ffn", "heads", "kv heads", "head k/v", "window", "experts used", "MiB"):
-        table.add_column(name, justify="left" if name in {"mixer", "ffn"} else "right")
-    for layer in layers:
-        table.add_row(
-            str(layer.index),
-            layer.mixer + (" (mtp)" if layer.mtp else ""),
-            layer.ffn,
-            str(layer.n_head),
-            str(layer.n_head_kv),
-            f"{layer.head_k}/{layer.head_v}",
-            str(layer.window or "–"),
-            str(layer.n_expert_used or "–"),
-            f"{sum(layer.bytes_by_role.values()) / (1 << 20):,.1f}",
-        )
-    show(Text(), table)
 
 
 # -- plan -------------------------------------------------------------------------------------------
@@ -139,7 +67,7 @@ def show_plan(plan: Plan, next_command: str) -> None:
     ]
     basis = Text(f"Speed basis: {plan.speed.missing or plan.speed.basis}", style="dim")
     parts: list[RenderableType] = [
-        _facts(facts),
+        facts_table(facts),
         Text(),
         _memory_table(plan.memory, plan.machine),
         Text(),
@@ -232,7 +160,7 @@ def show_pull(result: PullResult) -> None:
     if not result.dry_run:
         facts["Fetched"] = f"{show_bytes(result.fetched_bytes)} now, every byte verified"
     verb = "pull" if result.dry_run else "run"
-    show(_facts(facts), Text(), Text(f"moetool {verb} {safe_line(result.name)}"))
+    show(facts_table(facts), Text(), Text(f"moetool {verb} {safe_line(result.name)}"))
 
 
 def show_doctor(found: Doctor) -> None:
@@ -251,22 +179,16 @@ def show_doctor(found: Doctor) -> None:
         problems.append(Text(f"! {safe_line(problem.text)}", style="yellow"))
         if problem.command:
             problems.append(Text(f"  {problem.command}"))
-    show(_facts(facts), Text(), *(problems or [Text("Nothing is wrong.", style="green")]))
+    show(facts_table(facts), Text(), *(problems or [Text("Nothing is wrong.", style="green")]))
 
 
 # -- shared -----------------------------------------------------------------------------------------
 
 
-def _facts(facts: Mapping[str, str]) -> Table:
+def facts_table(facts: Mapping[str, str]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, text in facts.items():
         table.add_row(name, Text(safe_line(text)))
     return table
-
-
-def bar(share: float) -> str:
-    """A horizontal bar of at most BAR_CELLS cells, in eighths."""
-    eighths = round(max(0.0, min(share, 1.0)) * BAR_CELLS * 8)
-    return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
