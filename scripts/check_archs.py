@@ -5,10 +5,14 @@
 
 llama.cpp loads each file without allocating (scripts/llama_memory.py, one process a file) in three contexts
 and two types of cache. Parameters, weights and caches must be equal; the total must be within 3 % or 8 MiB.
+Then `moetool inspect --layers` and `moetool plan` (dry run included) are run on the file, for people and as
+a document, which must state the same parameters and weights.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import statistics
 import subprocess
@@ -18,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from moetool.anatomy import Anatomy, make_anatomy
+from moetool.cli.boundary import run_command_line
 from moetool.errors import UsageError
 from moetool.gguf import open_header
 from moetool.machine import Device
@@ -75,43 +80,86 @@ def compare(path: Path, anatomy: Anatomy, run: dict[str, Any], truth: dict[str, 
     return Result(path.name, unequal, off / total, ours.compute_bytes / compute - 1, abs(off))
 
 
-def check(path: Path) -> list[Result | None]:
-    anatomy = make_anatomy(open_header(path))
+def run_command(*arguments: str) -> tuple[str, str]:
+    """What a command writes to stdout, and what went wrong."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run_command_line(arguments)
+    return out.getvalue(), f"exit code {code}: {err.getvalue().strip()}" if code else ""
+
+
+def run_commands(path: Path, anatomy: Anatomy) -> dict[str, str]:
+    """`inspect` and `plan`, for people and as a document -> what is wrong with each ("": nothing)."""
+    wrong = {}
+    for command, more in (("inspect", ("--layers",)), ("plan", ("--ctx", "4096"))):
+        text, problem = run_command(command, str(path), *more)
+        answer, document_problem = run_command(command, str(path), *more, "--output", "json")
+        wrong[command] = problem or document_problem or ("" if text.strip() else "says nothing")
+        if wrong[command]:
+            continue
+        data = json.loads(answer)["data"]
+        model = data if command == "inspect" else data["model"]
+        if (model["n_params"], model["weights_bytes"]) != (anatomy.n_params, anatomy.weights_bytes):
+            wrong[command] = "the document states other parameters or weights"
+        elif command == "plan" and not data["fits"]:
+            wrong[command] = "does not fit"
+    return wrong
+
+
+def check(path: Path, anatomy: Anatomy) -> list[Result | None]:
     return [compare(path, anatomy, run, truth) for run, truth in zip(RUNS, ask_llama(path), strict=False)]
 
 
-def show(results: list[Result], n_refused: int, n_files: int) -> None:
+def show(results: list[Result], n_refused: int, commands: dict[str, dict[str, str]]) -> None:
     totals = [abs(r.total_error) for r in results]
-    print(f"\n{n_files} files, {len(results)} loads, {n_refused} refused by both")
+    print(f"\n{len(commands)} files, {len(results)} loads, {n_refused} refused by both")
+    for command in ("inspect", "plan"):
+        print(f"{command} works: {sum(not wrong[command] for wrong in commands.values())} of {len(commands)}")
     print(f"not equal: {sum(bool(r.unequal) for r in results)}")
     print(f"total: median error {100 * statistics.median(totals):.3f} %, worst {100 * max(totals):.2f} %")
     print(f"total off by more than 0.5 %: {sum(error > 0.005 for error in totals)}")
-    far = [r for r in results if abs(r.total_error) > NEAR and r.off_bytes > NEAR_BYTES]
-    print(f"total off by more than {100 * NEAR:.0f} % and {NEAR_BYTES >> 20} MiB: {len(far)}")
+    print(f"total off by more than {100 * NEAR:.0f} % and {NEAR_BYTES >> 20} MiB: {len(far(results))}")
+
+
+def far(results: list[Result]) -> list[Result]:
+    return [r for r in results if abs(r.total_error) > NEAR and r.off_bytes > NEAR_BYTES]
+
+
+def show_file(path: Path, here: list[Result], wrong: dict[str, str]) -> None:
+    words = [word or "ok" for word in wrong.values()]
+    if not here:
+        print(f"{path.stem:28} no load", *words)
+        return
+    total = max((r.total_error for r in here), key=abs)
+    compute = max((r.compute_error for r in here), key=abs)
+    off = max(r.off_bytes for r in here) / 2**20
+    print(
+        f"{path.stem:28} {len(here):5} {100 * total:+15.2f} {100 * compute:+17.2f} {off:8.2f} "
+        + "  ".join(f"{word:>7}" for word in words)
+    )
+    for what in dict.fromkeys(what for r in here for what in r.unequal):
+        print(f"    {what}")
 
 
 def main() -> int:
     begin = sys.argv[2] if len(sys.argv) > 2 else ""
     results: list[Result] = []
+    commands: dict[str, dict[str, str]] = {}
     n_refused = 0
     files = sorted(p for p in Path(sys.argv[1]).glob("*.gguf") if p.name.startswith(begin))
-    print(f"{'file':28} {'loads':>5} {'total, worst %':>15} {'compute, worst %':>17} {'off MiB':>8}")
+    heads = f"{'total, worst %':>15} {'compute, worst %':>17} {'off MiB':>8} inspect     plan"
+    print(f"{'file':28} {'loads':>5} {heads}")
     for path in files:
-        found = check(path)
+        anatomy = make_anatomy(open_header(path))
+        found = check(path, anatomy)
         here = [r for r in found if r is not None]
         results += here
         n_refused += len(found) - len(here)
-        if not here:
-            print(f"{path.stem:28} no load")
-            continue
-        total = max((r.total_error for r in here), key=abs)
-        compute = max((r.compute_error for r in here), key=abs)
-        off = max(r.off_bytes for r in here) / 2**20
-        print(f"{path.stem:28} {len(here):5} {100 * total:+15.2f} {100 * compute:+17.2f} {off:8.2f}")
-        print(*dict.fromkeys(f"    {what}" for r in here for what in r.unequal), sep="\n", end="")
-    show(results, n_refused, len(files))
-    wrong = any(r.unequal or (abs(r.total_error) > NEAR and r.off_bytes > NEAR_BYTES) for r in results)
-    return 1 if wrong else 0
+        commands[path.name] = run_commands(path, anatomy)
+        show_file(path, here, commands[path.name])
+    show(results, n_refused, commands)
+    is_wrong = any(r.unequal for r in results) or any(any(wrong.values()) for wrong in commands.values())
+    return 1 if is_wrong or far(results) else 0
 
 
 if __name__ == "__main__":
