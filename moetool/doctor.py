@@ -165,7 +165,7 @@ def weak_build(build: BuildInfo, checks: Checks) -> Iterator[Problem]:
         text = "This CPU has AVX2, this build of llama.cpp does not use it: it was built for another machine."
         yield Problem("slow-build", text, f"{INSTALL} --rebuild")
     if not build.supports_rpc:
-        text = "This build of llama.cpp has no RPC: devices of other machines cannot be used."
+        text = "This build of llama.cpp has no RPC: neither moetool worker nor --rpc can work with it."
         yield Problem("no-rpc", text, INSTALL)
 
 

@@ -11,7 +11,8 @@ MoetoolError            1  error
 ├── Interrupted       130  interrupted      Ctrl-C
 ├── HeaderError         1  bad-header       not GGUF, truncated, or lying about its sizes
 ├── EngineError         1  engine           llama.cpp refused or failed
-│   └── ContextFull     1  context-full
+│   ├── ContextFull     1  context-full
+│   └── WorkerError     1  worker           a worker of --rpc is missing, another version, or gone
 ├── TemplateError       1  template         a chat template that cannot be rendered
 └── HubError            1  hub              network, server, permission
     └── GatedRepo       1  gated
@@ -106,6 +107,12 @@ class ContextFull(EngineError):
     """The prompt, or the answer, does not fit into the context."""
 
     code = "context-full"
+
+
+class WorkerError(EngineError):
+    """A worker cannot be used: it is not there, speaks another protocol, or went away."""
+
+    code = "worker"
 
 
 class TemplateError(MoetoolError):

@@ -11,6 +11,7 @@ from moetool.bench.report import BenchRow, row_fields
 from moetool.choice import Choice, Option
 from moetool.doctor import Doctor
 from moetool.engine.measured import BufferSize
+from moetool.engine.rpc_server import Lending
 from moetool.errors import MoetoolError
 from moetool.generate import Stats
 from moetool.machine import Machine, to_json
@@ -266,6 +267,19 @@ def _of_local(model: LocalModel, anatomy: Anatomy | None) -> dict[str, Any]:
 def of_pull(result: PullResult) -> dict[str, Any]:
     """What was downloaded, or with `dry_run` would be."""
     return asdict(result) | {"paths": [str(path) for path in result.paths]}
+
+
+def of_worker(lending: Lending) -> dict[str, Any]:
+    """What a worker lends, printed when it starts; `address` is what `--rpc` takes."""
+    return {
+        "address": str(lending.address),
+        "host": lending.address.host,
+        "port": lending.address.port,
+        "open_to_network": lending.is_open,
+        "hostname": lending.hostname,
+        "devices": [asdict(device) for device in lending.devices],
+        "n_threads": lending.n_threads,
+    }
 
 
 def of_doctor(found: Doctor) -> dict[str, Any]:

@@ -19,6 +19,7 @@ def make_app() -> typer.Typer:
     from moetool.cli.plan import plan
     from moetool.cli.pull import pull
     from moetool.cli.run import run
+    from moetool.cli.worker import worker
 
     app = typer.Typer(
         name="moetool",
@@ -36,6 +37,7 @@ def make_app() -> typer.Typer:
     app.command()(inspect)
     app.command()(bench)
     app.command()(doctor)
+    app.command()(worker)
     return app
 
 

@@ -37,10 +37,14 @@ class Request:
 
 
 def answer_request(
-    opened: Opened, wishes: Wishes, request: Request, sampling_flags: Mapping[str, Any]
+    opened: Opened,
+    wishes: Wishes,
+    request: Request,
+    sampling_flags: Mapping[str, Any],
+    rpc: str | None = None,
 ) -> None:
     """Plan, load, and answer; or chat when there is no prompt."""
-    plan = plan_for(opened, read_this_machine(), wishes)
+    plan = plan_for(opened, read_this_machine(rpc=rpc), wishes)
     require_fit(plan, opened.model.name)
     sampling = choose_sampling(opened, sampling_flags)
     with CtrlC() as ctrl_c, load_engine(opened, plan, ctrl_c.pressed) as engine:

@@ -15,6 +15,7 @@ from moetool.cli.options import (
     GpuLayersOpt,
     KvOpt,
     ModelArg,
+    RpcOpt,
     ThreadsOpt,
 )
 from moetool.errors import UsageError
@@ -47,6 +48,7 @@ def bench(
     gpu_layers: GpuLayersOpt = None,
     n_cpu_moe: CpuMoeOpt = None,
     experts: ExpertsOpt = None,
+    rpc: RpcOpt = None,
     output: Annotated[Format, typer.Option("--output", "-o", help="text, json, csv or md.")] = Format.text,
 ) -> None:
     """Measure speed as llama-bench does, and show the prediction beside it.
@@ -64,7 +66,8 @@ def bench(
         raise UsageError("There is nothing to measure", "give -p 512 or -n 128")
     opened = open_model(model)
     wishes = make_wishes(ctx, kv, threads, gpu_layers, n_cpu_moe, experts)
-    rows = measure_all(opened, wishes, tests, repetitions, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    test_time = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    rows = measure_all(opened, wishes, tests, repetitions, test_time, rpc)
     if output is Format.json:
         from moetool import report
         from moetool.cli.boundary import print_result

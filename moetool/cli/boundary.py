@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
+from moetool.engine.aborts import when_llama_aborts
 from moetool.errors import Interrupted, MoetoolError, UsageError
 
 # Typer brings its own copy of Click and does not export the base class of its usage errors; importing the
@@ -33,6 +35,7 @@ def run_command_line(arguments: Sequence[str]) -> int:
 
     arguments = arguments or ["--help"]
     _open_missing_streams()
+    when_llama_aborts(partial(_leave, arguments))
     try:
         code = make_app()(args=list(arguments), standalone_mode=False, prog_name="moetool")
         sys.stdout.flush()
@@ -100,6 +103,16 @@ def wants_json(arguments: Sequence[str]) -> bool:
 def command_of(arguments: Sequence[str]) -> str:
     """The command's name: the first argument that is not an option."""
     return next((a for a in arguments if not a.startswith("-")), "")
+
+
+def _leave(arguments: Sequence[str], error: MoetoolError) -> NoReturn:
+    """End the process from wherever it is, for llama.cpp has given up: nothing can be unwound or freed."""
+    from moetool.render.plain import reset_terminal
+
+    reset_terminal()
+    code = fail(error, arguments)
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def _open_missing_streams() -> None:

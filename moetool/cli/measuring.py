@@ -18,7 +18,12 @@ from moetool.speed import Load, Speed
 
 
 def measure_all(
-    opened: Opened, wishes: Wishes, tests: Sequence[SpeedTest], repetitions: int, test_time: str
+    opened: Opened,
+    wishes: Wishes,
+    tests: Sequence[SpeedTest],
+    repetitions: int,
+    test_time: str,
+    rpc: str | None = None,
 ) -> tuple[BenchRow, ...]:
     """Measure every test on one loaded model; the context is as long as the longest test."""
     needed = max(test.n_prompt + test.n_gen + test.n_depth for test in tests)
@@ -26,7 +31,8 @@ def measure_all(
         raise UsageError(
             f"--ctx {wishes.n_ctx} is too short for a test of {needed} tokens", "leave --ctx out"
         )
-    plan = plan_for(opened, read_this_machine(measure=True), replace(wishes, n_ctx=wishes.n_ctx or needed))
+    machine = read_this_machine(rpc=rpc, measure=True)
+    plan = plan_for(opened, machine, replace(wishes, n_ctx=wishes.n_ctx or needed))
     require_fit(plan, opened.model.name)
     with (
         CtrlC() as ctrl_c,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,8 +65,10 @@ def default_model() -> str:
     return max(pulled, key=lambda model: model.paths[0].lstat().st_mtime).name
 
 
-def read_this_machine(machine_file: Path | None = None, *, measure: bool = False) -> Machine:
-    """The machine we are on, or the one a file describes.
+def read_this_machine(
+    machine_file: Path | None = None, *, rpc: str | None = None, measure: bool = False
+) -> Machine:
+    """The machine we are on, with the devices that the workers `rpc` lend; or the one a file describes.
 
     With `measure`, memory whose speed is unknown is measured first: it takes a second, once a machine.
     """
@@ -74,12 +76,27 @@ def read_this_machine(machine_file: Path | None = None, *, measure: bool = False
     from moetool.store import read_cache_dir
 
     if machine_file is not None:
+        if rpc is not None:
+            raise UsageError("--rpc and --machine exclude each other", "a machine file lists its own devices")
         return read_machine_file(machine_file)
     from moetool.engine.devices import list_devices
 
+    if rpc is not None:
+        from moetool.engine.rpc import add_workers, parse_addresses
+
+        add_workers(parse_addresses(rpc))
     machine = known_bandwidth(read_machine(list_devices(), read_cache_dir()))
     known = all(device.bandwidth_bytes_s for device in machine.devices if device.kind == "cpu")
-    return machine if known or not measure else measure_bandwidth(machine)
+    machine = machine if known or not measure else measure_bandwidth(machine)
+    return machine if rpc is None else _with_links(machine)
+
+
+def _with_links(machine: Machine) -> Machine:
+    """The machine with the way to its workers' devices, and their memory, measured."""
+    from moetool.engine.rpc_measure import is_remote, measure_worker
+
+    devices = [measure_worker(device) if is_remote(device) else device for device in machine.devices]
+    return replace(machine, devices=tuple(devices))
 
 
 def plan_for(opened: Opened, machine: Machine, wishes: Wishes) -> Plan:
@@ -132,6 +149,15 @@ def parse_context(text: str | None) -> int | None:
     if not 1 <= n_ctx < 1 << 31:
         raise UsageError(f"--ctx {text} is not a number of tokens", "write 8192, 32k or max")
     return n_ctx
+
+
+def parse_size(text: str, flag: str) -> int:
+    """Bytes of a size as people write it: 12G, 12GiB, 1.5g, 800M; binary units."""
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*([KMGT])(?:i?B)?", text.strip(), re.IGNORECASE)
+    n_bytes = int(float(match[1]) * (1 << 10 * (1 + "KMGT".index(match[2].upper())))) if match else 0
+    if not n_bytes:
+        raise UsageError(f"{flag} {text} is not a size", f"write {flag} 12G or {flag} 800M")
+    return n_bytes
 
 
 def parse_kv(text: str) -> tuple[str, str]:

@@ -42,3 +42,7 @@ ExpertsOpt = Annotated[
     int | None,
     typer.Option("--experts", min=1, help="Experts used per token instead of the model's own number."),
 ]
+RpcOpt = Annotated[
+    str | None,
+    typer.Option("--rpc", metavar="HOST:PORT[,…]", help="Use the devices that `moetool worker` lends there."),
+]

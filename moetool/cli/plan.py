@@ -17,6 +17,7 @@ from moetool.cli.options import (
     ModelArg,
     Output,
     OutputOpt,
+    RpcOpt,
     ThreadsOpt,
 )
 from moetool.errors import DoesNotFit
@@ -34,6 +35,7 @@ def plan(
     gpu_layers: GpuLayersOpt = None,
     n_cpu_moe: CpuMoeOpt = None,
     experts: ExpertsOpt = None,
+    rpc: RpcOpt = None,
     machine: MachineOpt = None,
     output: OutputOpt = Output.text,
 ) -> None:
@@ -54,11 +56,11 @@ def plan(
     wishes = make_wishes(ctx, kv, threads, gpu_layers, n_cpu_moe, experts)
     remote = remote_name(model, quant, is_choice=min_tok_s is not None)
     if remote:
-        here = partial(read_this_machine, machine, measure=True)
+        here = partial(read_this_machine, machine, rpc=rpc, measure=True)
         plan_remote(remote, here, wishes, min_tok_s, as_json=output is Output.json)
         return
     opened = open_model(f"{model}:{quant}" if quant else model)
-    chosen = plan_for(opened, read_this_machine(machine, measure=True), wishes)
+    chosen = plan_for(opened, read_this_machine(machine, rpc=rpc, measure=True), wishes)
     if machine is None and chosen.fits:
         chosen = check_by_dry_run(chosen, opened, wishes)
     if output is Output.json:
@@ -69,7 +71,7 @@ def plan(
         return
     from moetool.render.tables import show_plan
 
-    show_plan(chosen, f"moetool run {opened.model.name}")
+    show_plan(chosen, f"moetool run {opened.model.name}" + (f" --rpc {rpc}" if rpc else ""))
     if not chosen.fits:
         raise DoesNotFit(
             f"{opened.model.name} does not fit", "ask for less: --ctx 2048, --kv q8_0, a smaller quant"

@@ -16,6 +16,7 @@ from moetool.cli.options import (
     KvOpt,
     Output,
     OutputOpt,
+    RpcOpt,
     ThreadsOpt,
 )
 from moetool.errors import NotFound, UsageError
@@ -74,6 +75,7 @@ def run(
     gpu_layers: GpuLayersOpt = None,
     n_cpu_moe: CpuMoeOpt = None,
     experts: ExpertsOpt = None,
+    rpc: RpcOpt = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No statistics on stderr.")] = False,
     output: OutputOpt = Output.text,
 ) -> None:
@@ -114,7 +116,7 @@ def run(
         "repeat_penalty": repeat_penalty,
         "seed": seed,
     }
-    answer_request(opened, wishes, request, given)
+    answer_request(opened, wishes, request, given, rpc)
 
 
 def _model_or_prompt(model: str | None, prompt: str | None) -> tuple[str | None, str | None]:

@@ -76,3 +76,18 @@ def device_pointer(name: str) -> int:
 def buffer_type(name: str) -> int:
     """The default `ggml_backend_buffer_type_t` of a device."""
     return int(ggml().ggml_backend_dev_buffer_type(device_pointer(name)))
+
+
+def device_of_buffer(buffer: str) -> str:
+    """The device of a buffer in llama.cpp's log; pinned host memory ("CUDA_Host") is the CPU's.
+
+    A worker's buffers are named after its address ("RPC0[host:port]"), not after the device.
+    """
+    if buffer.startswith("CPU") or buffer.endswith("_Host"):
+        return "CPU"
+    handle = ggml()
+    for i in range(handle.ggml_backend_dev_count()):
+        pointer = handle.ggml_backend_dev_get(i)
+        if handle.ggml_backend_buft_name(handle.ggml_backend_dev_buffer_type(pointer)).decode() == buffer:
+            return str(handle.ggml_backend_dev_name(pointer).decode())
+    return buffer

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from moetool.engine.devices import device_of_buffer
 from moetool.engine.library import captured_log, library
 from moetool.engine.measured import BufferSize, parse_buffers
 from moetool.engine.model import load_error
@@ -36,12 +37,11 @@ class DryRun:
         return sum(buffer.n_bytes for buffer in self.buffers if buffer.holds == holds)
 
     def compute_bytes(self) -> dict[str, int]:
-        """Compute buffers by device; pinned host memory ("CUDA_Host") is the CPU's."""
+        """Compute buffers by device."""
         found: dict[str, int] = {}
         for buffer in self.buffers:
             if buffer.holds == "compute":
-                host = buffer.buffer.startswith("CPU") or buffer.buffer.endswith("_Host")
-                device = "CPU" if host else buffer.buffer
+                device = device_of_buffer(buffer.buffer)
                 found[device] = found.get(device, 0) + buffer.n_bytes
         return found
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from moetool.engine.aborts import catch_aborts
 from moetool.errors import EngineError
 
 # The structs are laid out for this build; another one would read them wrongly.
@@ -35,11 +36,31 @@ _GGML_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         None,
         [ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)],
     ),
+    "ggml_backend_dev_init": (ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p]),
     "ggml_backend_dev_buffer_type": (ctypes.c_void_p, [ctypes.c_void_p]),
     "ggml_backend_dev_backend_reg": (ctypes.c_void_p, [ctypes.c_void_p]),
     "ggml_backend_reg_count": (ctypes.c_size_t, []),
     "ggml_backend_reg_get": (ctypes.c_void_p, [ctypes.c_size_t]),
     "ggml_backend_reg_name": (ctypes.c_char_p, [ctypes.c_void_p]),
+    "ggml_backend_reg_dev_count": (ctypes.c_size_t, [ctypes.c_void_p]),
+    "ggml_backend_reg_dev_get": (ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_size_t]),
+    "ggml_backend_register": (None, [ctypes.c_void_p]),
+    "ggml_backend_buft_name": (ctypes.c_char_p, [ctypes.c_void_p]),
+}
+
+# Only a build with RPC has these.
+_RPC_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
+    "ggml_backend_rpc_add_server": (ctypes.c_void_p, [ctypes.c_char_p]),
+    "ggml_backend_rpc_start_server": (
+        None,
+        [
+            ctypes.c_char_p,
+            ctypes.c_char_p,
+            ctypes.c_size_t,
+            ctypes.c_size_t,
+            ctypes.POINTER(ctypes.c_void_p),
+        ],
+    ),
 }
 
 
@@ -97,6 +118,7 @@ def library() -> Any:
             f"pip install llama-cpp-python=={LLAMA_CPP_PYTHON}",
         )
     _catch_log(lib)
+    catch_aborts(lib)
     lib.llama_backend_init()
     return lib
 
@@ -113,8 +135,25 @@ def _catch_log(lib: Any) -> None:
 @cache
 def ggml() -> Any:
     """libggml's functions with their types set."""
+    return declare(_GGML_FUNCTIONS)
+
+
+@cache
+def rpc() -> Any:
+    """`ggml()`, with the functions of llama.cpp's RPC engine; EngineError in a build without it."""
+    if not library().llama_supports_rpc():
+        raise EngineError(
+            "This build of llama.cpp has no RPC, so it cannot use or lend devices over the network",
+            "scripts/install.sh builds one with it (CMAKE_ARGS=-DGGML_RPC=ON)",
+        )
+    ggml()
+    return declare(_RPC_FUNCTIONS)
+
+
+def declare(functions: Mapping[str, tuple[Any, list[Any]]]) -> Any:
+    """The library with the types of `functions` (name -> result, arguments) set."""
     handle = library()._lib
-    for name, (result, arguments) in _GGML_FUNCTIONS.items():
+    for name, (result, arguments) in functions.items():
         function = getattr(handle, name)
         function.restype, function.argtypes = result, arguments
     return handle

@@ -20,7 +20,9 @@ class Device:
 
     `kind` is "cpu", "gpu", "igpu" or "accel". `bandwidth_bytes_s` is the speed of its memory, None when
     unknown (never a guess), and `bandwidth_source` says where it comes from ("measured", "nvml",
-    "table: …"). `link_bytes_s` is the speed of its way to the RAM (PCIe), None when unknown.
+    "table: …"). `link_bytes_s` is the speed of its way to the RAM (PCIe, or the network to a worker), None
+    when unknown; `link_latency_s` the seconds for a question and its answer on that way, known for a
+    worker's devices only.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Device:
     bandwidth_bytes_s: float | None = None
     bandwidth_source: str = ""
     link_bytes_s: float | None = None
+    link_latency_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -128,12 +131,18 @@ def _parse_count(value: object, where: str) -> int:
 
 
 def _parse_rate(value: object, where: str) -> float | None:
+    return _parse_positive(value, where, "bytes per second")
+
+
+def _parse_seconds(value: object, where: str) -> float | None:
+    return _parse_positive(value, where, "seconds")
+
+
+def _parse_positive(value: object, where: str, unit: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise UsageError(
-            f"machine file: {where} must be a positive number of bytes per second, or null", _HINT
-        )
+        raise UsageError(f"machine file: {where} must be a positive number of {unit}, or null", _HINT)
     return float(value)
 
 
@@ -153,6 +162,7 @@ _PARSE: Mapping[str, Callable[[object, str], Any]] = {
     "bandwidth_bytes_s": _parse_rate,
     "bandwidth_source": _parse_text,
     "link_bytes_s": _parse_rate,
+    "link_latency_s": _parse_seconds,
     "devices": _parse_devices,
     "cpu_name": _parse_text,
     "n_cores": _parse_count,

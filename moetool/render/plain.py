@@ -39,6 +39,12 @@ def styled(text: str, code: str, stream: TextIO) -> str:
     return f"\x1b[{code}m{text}\x1b[0m" if coloured(stream) else text
 
 
+def reset_terminal() -> None:
+    """Before the last words of a command that was cut short: a line of their own, and the cursor is back."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K\x1b[?25h" if os.environ.get("TERM") != "dumb" else "\n")
+
+
 def notice(text: str) -> None:
     """One dim line on stderr."""
     sys.stderr.write(styled(safe(text), "2", sys.stderr) + "\n")
