@@ -27,11 +27,13 @@ _SHORTEST_CTX = 1024
 
 @dataclass(frozen=True)
 class Candidate:
-    """One quant of a model: its label, the bytes of its files, and what its header says."""
+    """One quant of a model: its label, the bytes of its files, what its header says, and how many of the
+    bytes would have to be written to this disk (None: all)."""
 
     label: str
     file_bytes: int
     anatomy: Anatomy
+    new_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ def _same(before: Sequence[Option], after: Sequence[Option], option: Option) -> 
 
 def _make_option(candidate: Candidate, machine: Machine, wishes: Wishes) -> Option:
     plan = make_plan(candidate.anatomy, machine, wishes)
-    missing = max(0, candidate.file_bytes - machine.disk_free_bytes)
+    written = candidate.file_bytes if candidate.new_bytes is None else candidate.new_bytes
+    missing = max(0, written - machine.disk_free_bytes)
     return Option(candidate, plan, expected_loss(candidate.anatomy), missing)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moetool.errors import HubError, NotFound, UsageError
+from moetool.lockfile import Lock, read_lock, write_lock
 
 if TYPE_CHECKING:
     from moetool.hub import Choose, Hub, ReadFreeBytes, RepoListing
@@ -23,7 +25,9 @@ class PullResult:
     """What `pull` did, or with `dry_run` would do.
 
     `name` is what to type to run it. `files` are paths in the repo, `paths` where they are on this disk
-    (empty for a dry run); `size_bytes` is of all files, `fetched_bytes` what came over the network now.
+    (empty for a dry run), the model's first and then those beside it. `size_bytes` is of all files,
+    `missing_bytes` of what was not on this disk before, `fetched_bytes` of what came over the network now.
+    `lock_path` is the lock file that says which bytes these are.
     """
 
     name: str
@@ -32,8 +36,10 @@ class PullResult:
     revision: str
     files: tuple[str, ...]
     size_bytes: int
+    missing_bytes: int = 0
     fetched_bytes: int = 0
     paths: tuple[Path, ...] = ()
+    lock_path: Path | None = None
     dry_run: bool = False
     notices: tuple[str, ...] = ()
 
@@ -55,7 +61,7 @@ def pull_model(  # noqa: PLR0913 (keywords: each is a flag of the command or a d
     is here already is returned with a notice (and verified, if it never was).
     Raises UsageError, NotFound, GatedRepo, HubError, DiskFull, VerificationFailed.
     """
-    from moetool.hub import FileChanged, Trouble, download, list_files, read_hub
+    from moetool.hub import FileChanged, Trouble, list_files, read_hub
     from moetool.names import parse_model_name
 
     hub = hub or read_hub()
@@ -71,18 +77,80 @@ def pull_model(  # noqa: PLR0913 (keywords: each is a flag of the command or a d
         return _without_hub(local, hub.cache_dir, error, on_progress)
     files, result = _plan(listing, wanted, include, choose)
     if dry_run:
-        return replace(result, dry_run=True)
+        return _foreseen(hub, listing, files, result, read_free_bytes)
     try:
-        done = download(hub, listing, files, on_progress, read_free_bytes)
+        return _bring(hub, listing, files, result, on_progress, read_free_bytes)
     except FileChanged as changed:
         # The author replaced it while it was being pulled: go for what the Hub has now, once.
         again = list_files(hub, wanted.repo, revision)
         if again.commit == listing.commit:
             raise
         files, result = _plan(again, wanted, include, choose)
-        done = download(hub, again, files, on_progress, read_free_bytes)
-        done = replace(done, notices=(f"{changed.message} The new version was pulled.", *done.notices))
-    return replace(result, paths=done.paths, fetched_bytes=done.fetched_bytes, notices=done.notices)
+        done = _bring(hub, again, files, result, on_progress, read_free_bytes)
+        return replace(done, notices=(f"{changed.message} The new version was pulled.", *done.notices))
+
+
+def pull_locked(
+    file: Path,
+    *,
+    dry_run: bool = False,
+    on_progress: OnProgress | None = None,
+    hub: Hub | None = None,
+    read_free_bytes: ReadFreeBytes | None = None,
+) -> PullResult:
+    """Bring exactly the bytes of a lock file onto this disk, whatever the repo holds today.
+
+    Asks the Hub only for what is not here. Raises what `pull_model` raises, and VerificationFailed when the
+    Hub has other bytes under that commit.
+    """
+    from moetool.hub import RepoListing, read_hub
+
+    hub = hub or read_hub()
+    lock = read_lock(file)
+    listing = RepoListing(lock.repo, lock.commit, lock.commit, (), ())
+    result = _expected(lock)
+    if dry_run:
+        return _foreseen(hub, listing, lock.files, result, read_free_bytes)
+    return _bring(hub, listing, lock.files, result, on_progress, read_free_bytes)
+
+
+def _foreseen(
+    hub: Hub,
+    listing: RepoListing,
+    files: tuple[ModelFile, ...],
+    result: PullResult,
+    read_free_bytes: ReadFreeBytes | None,
+) -> PullResult:
+    """The result of a dry run; DiskFull as for a real one."""
+    from moetool.hub import check_disk
+
+    needed = check_disk(hub, listing, files, read_free_bytes)
+    return replace(result, missing_bytes=needed, dry_run=True)
+
+
+def _bring(
+    hub: Hub,
+    listing: RepoListing,
+    files: tuple[ModelFile, ...],
+    result: PullResult,
+    on_progress: OnProgress | None,
+    read_free_bytes: ReadFreeBytes | None,
+) -> PullResult:
+    """Download, and write the lock file."""
+    from moetool.hub import check_disk, download
+
+    needed = check_disk(hub, listing, files, read_free_bytes)
+    done = download(hub, listing, files, on_progress)
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    lock = Lock(result.name, result.repo, result.revision, result.quant, files)
+    return replace(
+        result,
+        paths=done.paths,
+        missing_bytes=needed,
+        fetched_bytes=done.fetched_bytes,
+        lock_path=write_lock(hub.cache_dir, lock, now),
+        notices=done.notices,
+    )
 
 
 def in_full(name: ModelName, cache_dir: Path) -> ModelName:
@@ -116,14 +184,15 @@ def _plan(
     quant = select_quant(listing, wanted, choose)
     files = quant.files + select_sidecars(listing, include)
     is_only = sum(q.label == quant.label for q in listing.quants) == 1
-    return files, PullResult(
-        name=f"{listing.repo}:{quant.label}" if is_only else f"{listing.repo}/{quant.files[0].path}",
-        repo=listing.repo,
-        quant=quant.label,
-        revision=listing.commit,
-        files=tuple(f.path for f in files),
-        size_bytes=sum(f.size_bytes for f in files),
-    )
+    name = f"{listing.repo}:{quant.label}" if is_only else f"{listing.repo}/{quant.files[0].path}"
+    return files, _expected(Lock(name, listing.repo, listing.commit, quant.label, files))
+
+
+def _expected(lock: Lock) -> PullResult:
+    """The result as far as it is known before anything is downloaded."""
+    paths = tuple(f.path for f in lock.files)
+    size_bytes = sum(f.size_bytes for f in lock.files)
+    return PullResult(lock.name, lock.repo, lock.quant, lock.commit, paths, size_bytes)
 
 
 def _find_here(wanted: ModelName, cache_dir: Path, revision: str) -> LocalModel | None:

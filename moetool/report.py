@@ -266,7 +266,8 @@ def _of_local(model: LocalModel, anatomy: Anatomy | None) -> dict[str, Any]:
 
 def of_pull(result: PullResult) -> dict[str, Any]:
     """What was downloaded, or with `dry_run` would be."""
-    return asdict(result) | {"paths": [str(path) for path in result.paths]}
+    lock_path = str(result.lock_path) if result.lock_path else None
+    return asdict(result) | {"paths": [str(path) for path in result.paths], "lock_path": lock_path}
 
 
 def of_worker(lending: Lending) -> dict[str, Any]:

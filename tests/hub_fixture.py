@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from gguf_build import Builder, Row, Typed, text
 from hub_server import HubServer, sha256
 
 from moetool.errors import MoetoolError
@@ -87,6 +88,22 @@ def noise(n_bytes: int, seed: int = 1) -> bytes:
 
 def sharded(label: str = "Q8_0", n: int = 3, size: int = 200_000, folder: str = "") -> dict[str, bytes]:
     return {f"{folder}moe-{label}-{i:05d}-of-{n:05d}.gguf": noise(size + i, i) for i in range(1, n + 1)}
+
+
+def model_file(seed: int = 1, number: int = 0, count: int = 1) -> bytes:
+    """A small GGUF file that is sound, one of `count` shards."""
+    split = {
+        "split.no": Typed(2, number),
+        "split.count": Typed(2, count),
+        "split.tensors.count": Typed(5, count),
+    }
+    rows = [Row(f"blk.{number}.attn_norm.weight", (64,))]
+    metadata = {"general.architecture": text("qwen3moe"), "general.name": text(f"Model {seed}")}
+    return Builder(metadata={**metadata, **(split if count > 1 else {})}, tensors=rows).file(256)
+
+
+def model_shards(label: str = "Q8_0", n: int = 3, seed: int = 1) -> dict[str, bytes]:
+    return {f"moe-{label}-{i + 1:05d}-of-{n:05d}.gguf": model_file(seed, i, n) for i in range(n)}
 
 
 def pull(world: HubWorld, name: str = REPO, **more: object) -> PullResult:

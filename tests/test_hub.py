@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -146,22 +145,3 @@ def test_the_hub_of_the_environment(world: HubWorld) -> None:
     _, err = world.start(code, HF_ENDPOINT="huggingface.co").communicate(timeout=20)
     assert "HF_ENDPOINT is not the address of a Hub" in err
     assert Hub("https://user:secret@mirror.example", Path()).place == "mirror.example"
-
-
-MAIN = "import sys; from moetool.__main__ import main; sys.exit(main())"
-
-
-def test_the_command_says_it_all_in_one_document(world: HubWorld) -> None:
-    files = sharded(n=3)
-    commit = world.server.put(REPO, files)
-    fault = world.server.fault("00002-of-00003", corrupt_at=9)
-    child = world.start(MAIN, "pull", f"{REPO}:q8", "-o", "json")
-    document = json.loads(child.communicate(timeout=30)[0])
-    assert (child.returncode, document["exit_code"], document["errors"][0]["code"]) == (6, 6, "verification")
-    fault.times = 0
-    child = world.start(MAIN, "pull", f"{REPO}:q8", "-o", "json")
-    out, err = child.communicate(timeout=30)
-    assert child.returncode == 0, err
-    data = json.loads(out)["data"]
-    assert (data["repo"], data["quant"], data["revision"]) == (REPO, "Q8_0", commit)
-    assert data["size_bytes"] == 600_006

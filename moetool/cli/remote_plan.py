@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moetool.errors import DoesNotFit, HeaderError, NotFound, UsageError
@@ -85,10 +86,22 @@ def choose_remote(
     hub, folder = read_hub(), read_kept_folder()
     listing, notice = read_listing(hub, name.repo, revision or name.revision or "main", folder)
     headers = read_remote_headers(hub, listing, wanted_quants(listing, name), folder)
-    candidates = make_candidates(headers)
+    candidates = make_candidates(headers, listing, hub.cache_dir)
     choice = choose(candidates, read_machine(), wishes, min_tok_s)
     problems = [f"{i.quant.label}: its header is damaged. {i.problem}" for i in headers.headers if i.problem]
-    return RemoteChoice(listing, headers, choice, tuple(filter(None, (notice, *problems))))
+    return RemoteChoice(listing, headers, choice, tuple(filter(None, (notice, *problems, _beside(listing)))))
+
+
+def _beside(listing: RepoListing) -> str:
+    """Which files go beside the models of the repo, one of each kind, and how to have them too."""
+    from moetool.hub import select_sidecars
+    from moetool.names import show_name
+    from moetool.render.units import show_bytes
+
+    kinds = sorted({sidecar.kind for sidecar in listing.sidecars})
+    files = zip(kinds, select_sidecars(listing, kinds), strict=True)
+    named = [f"{show_name(f.path)} ({show_bytes(f.size_bytes)}, --include {kind})" for kind, f in files]
+    return f"Beside them: {', '.join(named)}" if named else ""
 
 
 def wanted_quants(listing: RepoListing, name: ModelName) -> tuple[QuantFiles, ...]:
@@ -101,14 +114,20 @@ def wanted_quants(listing: RepoListing, name: ModelName) -> tuple[QuantFiles, ..
     return whole
 
 
-def make_candidates(headers: RemoteHeaders) -> list[Candidate]:
+def make_candidates(headers: RemoteHeaders, listing: RepoListing, cache_dir: Path) -> list[Candidate]:
     """What can be chosen from; HeaderError when that is nothing."""
     from moetool.anatomy import make_anatomy
     from moetool.choice import Candidate
+    from moetool.hub import missing_bytes
 
     labels = make_labels([item.quant for item in headers.headers])
     found = [
-        Candidate(label, item.quant.size_bytes, make_anatomy(item.header, item.quant.size_bytes))
+        Candidate(
+            label,
+            item.quant.size_bytes,
+            make_anatomy(item.header, item.quant.size_bytes),
+            sum(missing_bytes(cache_dir, listing, file) for file in item.quant.files),
+        )
         for label, item in zip(labels, headers.headers, strict=True)
         if item.header
     ]
@@ -171,7 +190,7 @@ def plan_remote(
         raise problem
 
 
-def choose_for_pull(name: ModelName, revision: str, *, ask: bool) -> str | None:
+def choose_for_pull(name: ModelName, revision: str, kinds: Sequence[str], *, ask: bool) -> str | None:
     """The full name of the quant to pull for this machine; None when the user says no to it.
 
     The table goes to stderr. Without a Hub within reach the name comes back as it is: what is on this disk
@@ -193,15 +212,18 @@ def choose_for_pull(name: ModelName, revision: str, *, ask: bool) -> str | None:
     problem = refusal(found)
     if problem:
         raise problem
-    return found.name if not ask or _agrees(found) else None
+    return found.name if not ask or _agrees(found, kinds) else None
 
 
-def _agrees(found: RemoteChoice) -> bool:
+def _agrees(found: RemoteChoice, kinds: Sequence[str]) -> bool:
     import typer
 
+    from moetool.hub import missing_bytes, read_hub, select_sidecars
     from moetool.render.units import show_bytes
 
-    size = show_bytes(found.quant.size_bytes)
+    files = found.quant.files + select_sidecars(found.listing, kinds)
+    new_bytes = sum(missing_bytes(read_hub().cache_dir, found.listing, file) for file in files)
+    size = f"{show_bytes(new_bytes)} to download" if new_bytes else "all of it is on this disk"
     return typer.confirm(f"Pull {found.choice.nearest.label}, {size}?", default=True, err=True)
 
 

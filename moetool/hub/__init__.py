@@ -6,7 +6,7 @@ a token or an address with a signature in it.
 """
 
 from moetool.hub.client import Hub, Retry, read_hub
-from moetool.hub.download import Download, ReadFreeBytes, download
+from moetool.hub.download import Download, ReadFreeBytes, check_disk, download, missing_bytes
 from moetool.hub.jobs import run_jobs
 from moetool.hub.listing import Choose, RepoListing, first_choice, list_files, select_quant, select_sidecars
 from moetool.hub.range_file import HttpRangeFile, open_remote
@@ -22,9 +22,11 @@ __all__ = [
     "RepoListing",
     "Retry",
     "Trouble",
+    "check_disk",
     "download",
     "first_choice",
     "list_files",
+    "missing_bytes",
     "open_remote",
     "read_hub",
     "run_jobs",

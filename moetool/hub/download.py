@@ -69,9 +69,9 @@ def download(
     listing: RepoListing,
     files: Sequence[ModelFile],
     on_progress: OnProgress | None = None,
-    read_free_bytes: ReadFreeBytes | None = None,
 ) -> Download:
     """Bring the files of a listing into the cache, each byte verified. What is there already is not fetched.
+    Whether there is room for them is for `check_disk` to say before.
 
     Raises VerificationFailed (FileChanged when a new listing may help), DiskFull, NotFound, GatedRepo,
     HubError; after each of them the next call continues, and no wrong byte has a final name.
@@ -81,7 +81,6 @@ def download(
             raise HubError(f"The Hub states no hash of {file.path}, so it cannot be verified.")
     tally = Tally(sum(f.size_bytes for f in files), on_progress)
     with door(hub, listing.repo):
-        _check_disk(hub, listing, files, read_free_bytes or _read_free_bytes)
         try:
             run_jobs([partial(_fetch_file, hub, listing, f, tally) for f in files], hub.n_parallel)
         finally:
@@ -112,7 +111,7 @@ def _fetch_file(hub: Hub, listing: RepoListing, file: ModelFile, tally: Tally) -
 def _is_here(hub: Hub, listing: RepoListing, file: ModelFile, tally: Tally) -> bool:
     """Whether the right bytes are on this disk. Bytes of other tools are hashed now, and removed if wrong."""
     digest = digest_of(file)
-    for path in _places(hub, listing, file):
+    for path in _places(hub.cache_dir, listing, file):
         if not path.is_file():
             continue
         if is_verified(hub.cache_dir, listing.repo, digest, path):
@@ -127,10 +126,10 @@ def _is_here(hub: Hub, listing: RepoListing, file: ModelFile, tally: Tally) -> b
     return False
 
 
-def _places(hub: Hub, listing: RepoListing, file: ModelFile) -> tuple[Path, ...]:
+def _places(cache_dir: Path, listing: RepoListing, file: ModelFile) -> tuple[Path, ...]:
     """Where the bytes can be: the blob, or, where there are no links, the snapshot itself."""
-    snapshot = snapshot_path(hub.cache_dir, listing.repo, listing.commit, file.path)
-    blob = blob_path(hub.cache_dir, listing.repo, digest_of(file))
+    snapshot = snapshot_path(cache_dir, listing.repo, listing.commit, file.path)
+    blob = blob_path(cache_dir, listing.repo, digest_of(file))
     return (blob,) if snapshot.is_symlink() else (blob, snapshot)
 
 
@@ -269,19 +268,25 @@ def _locked(hub: Hub, repo: str, file: ModelFile, tally: Tally) -> Iterator[None
 # ---- all files -------------------------------------------------------------------------------------------
 
 
-def _check_disk(hub: Hub, listing: RepoListing, files: Sequence[ModelFile], read_free: ReadFreeBytes) -> None:
-    needed = sum(_missing_bytes(hub, listing, f) for f in files)
-    free = read_free(hub.cache_dir)
+def check_disk(
+    hub: Hub, listing: RepoListing, files: Sequence[ModelFile], read_free_bytes: ReadFreeBytes | None = None
+) -> int:
+    """Bytes that a download of the files would write; DiskFull when there is no room for them."""
+    with door(hub, listing.repo):
+        needed = sum(missing_bytes(hub.cache_dir, listing, f) for f in files)
+        free = (read_free_bytes or _read_free_bytes)(hub.cache_dir)
     if needed and needed + SPARE_BYTES > free:
         message = f"{listing.repo} needs {_gb(needed)} more, and the disk has {_gb(free)} free."
         raise DiskFull(message, f"Free some space at {hub.cache_dir}, or set HF_HOME to a larger disk.")
+    return needed
 
 
-def _missing_bytes(hub: Hub, listing: RepoListing, file: ModelFile) -> int:
-    if any(p.is_file() for p in _places(hub, listing, file)):
+def missing_bytes(cache_dir: Path, listing: RepoListing, file: ModelFile) -> int:
+    """Bytes of the file that are not on this disk yet, not even in part."""
+    if any(p.is_file() for p in _places(cache_dir, listing, file)):
         return 0
     with suppress(OSError):
-        here = partial_path(blob_path(hub.cache_dir, listing.repo, digest_of(file))).stat().st_size
+        here = partial_path(blob_path(cache_dir, listing.repo, digest_of(file))).stat().st_size
         return max(0, file.size_bytes - here)
     return file.size_bytes
 

@@ -157,8 +157,12 @@ def show_pull(result: PullResult) -> None:
         "Files": f"{len(result.files)}: {', '.join(result.files[:4])}{' …' if len(result.files) > 4 else ''}",
         "Size": show_bytes(result.size_bytes),
     }
-    if not result.dry_run:
+    if result.dry_run:
+        facts["To download"] = f"{show_bytes(result.missing_bytes)}; the disk has room for it"
+    else:
         facts["Fetched"] = f"{show_bytes(result.fetched_bytes)} now, every byte verified"
+    if result.lock_path:
+        facts["Lock file"] = str(result.lock_path)
     verb = "pull" if result.dry_run else "run"
     show(facts_table(facts), Text(), Text(f"moetool {verb} {safe_line(result.name)}"))
 
