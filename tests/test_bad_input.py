@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -153,6 +154,8 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
     def run(arguments: list[str], folder: Path) -> tuple[int, str]:
         for name, value in clean_environment(folder).items():
             monkeypatch.setenv(name, value)
+        # Another test may have imported huggingface_hub, which reads its environment once.
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", os.environ["HF_ENDPOINT"])
         monkeypatch.chdir(folder)
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
         capfd.readouterr()
