@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -189,7 +190,12 @@ def test_one_sentence_a_hint_and_the_exit_code(
     assert document["status"] == "error"
     assert document["exit_code"] == exit_code
     assert document["errors"][0]["code"] == error_code
-    assert document["errors"][0]["message"].rstrip(".!?") in lines[0]
+    # Free memory is not the same twice.
+    assert _without_numbers(document["errors"][0]["message"]).rstrip(".!?") in _without_numbers(lines[0])
+
+
+def _without_numbers(text: str) -> str:
+    return re.sub(r"\d+\.\d", "#", text)
 
 
 def test_commands_answer_with_one_document_each(moetool: Moetool) -> None:
