@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from moetool.doctor import Doctor
 from moetool.engine.measured import BufferSize
 from moetool.engine.rpc_server import Lending
 from moetool.errors import MoetoolError
+from moetool.fitting import Listed, Offered
 from moetool.generate import Stats
 from moetool.machine import Machine, to_json
 from moetool.memory import DeviceMemory, cache_sizes
@@ -20,7 +21,7 @@ from moetool.plan import Plan
 from moetool.pulling import PullResult
 from moetool.quality import Quality
 from moetool.remote import RemoteHeaders
-from moetool.store import LocalModel
+from moetool.store import Removal
 
 ENVELOPE_VERSION = 1
 
@@ -244,12 +245,13 @@ def of_bench(rows: Sequence[BenchRow]) -> dict[str, Any]:
     return {"rows": [row_fields(row) for row in rows]}
 
 
-def of_models(models: Sequence[LocalModel], anatomies: Mapping[str, Anatomy]) -> dict[str, Any]:
+def of_models(models: Sequence[Listed]) -> dict[str, Any]:
     """What is on this disk; what the header says is null where it cannot be read."""
-    return {"models": [_of_local(model, anatomies.get(model.name)) for model in models]}
+    return {"models": [_of_listed(item) for item in models]}
 
 
-def _of_local(model: LocalModel, anatomy: Anatomy | None) -> dict[str, Any]:
+def _of_listed(item: Listed) -> dict[str, Any]:
+    model, anatomy = item.model, item.anatomy
     return {
         "name": model.name,
         "repo": model.repo,
@@ -261,6 +263,30 @@ def _of_local(model: LocalModel, anatomy: Anatomy | None) -> dict[str, Any]:
         "arch": anatomy.arch if anatomy else None,
         "n_params": anatomy.n_params if anatomy else None,
         "n_params_active": anatomy.n_params_active if anatomy else None,
+        "fits": item.fits,
+    }
+
+
+def of_offered(offered: Sequence[Offered]) -> dict[str, Any]:
+    """What a search found; `largest_that_fits` is by file size alone."""
+    return {"repos": [_of_offered(item) for item in offered]}
+
+
+def _of_offered(item: Offered) -> dict[str, Any]:
+    return {
+        "repo": item.found.repo,
+        "downloads": item.found.downloads,
+        "quants": [{"quant": q.label, "size_bytes": q.size_bytes} for q in item.found.quants],
+        "largest_that_fits": item.largest.label if item.largest else None,
+        "problem": item.found.problem,
+    }
+
+
+def of_removal(removal: Removal) -> dict[str, Any]:
+    """What was removed."""
+    return asdict(removal) | {
+        "names": [str(path) for path in removal.names],
+        "contents": [str(path) for path in removal.contents],
     }
 
 

@@ -27,8 +27,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from xet_store import reconstruction, xorb
+
 PIECE_BYTES = 16 << 10
-CHUNK_BYTES, XORB_BYTES = 64 << 10, 4 << 20
 
 
 class Hollow(bytes):
@@ -109,6 +110,7 @@ class HubServer:
         self.page_size = 1000
         self.xet: set[str] = set()
         self.xet_refresh = ""
+        self.downloads: dict[str, int] = {}
         self.xet_pass = {
             "X-Xet-Access-Token": "xet-pass",
             "X-Xet-Token-Expiration": str(int(time.time()) + 3600),
@@ -234,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
         if m := re.fullmatch(r"/api/models/([^/]+/[^/]+)/xet-read-token/.+", path):
             return self.xet_token(m[1], token)
         if m := re.fullmatch(r"/cas/v1/reconstructions/([0-9a-f]{64})", path):
-            return self.xet_chunks(m[1], token)
+            return self.xet_chunks(m[1])
         if m := re.fullmatch(r"/cas/xorbs/([0-9a-f]{64})/(\d+)", path):
             return self.reply_file(xorb(self.xet_file(m[1]), int(m[2])), {})
         if m := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
@@ -299,11 +301,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def search(self, query: dict[str, str]) -> None:
         words = query.get("search", "").lower().split()
-        found = [n for n, r in self.hub.repos.items() if all(w in n.lower() for w in words) and not r.token]
-        models = [
-            {"id": n, "modelId": n, "tags": ["gguf"], "downloads": 1, "likes": 0} for n in sorted(found)
-        ]
+        found = [name for name in self.hub.repos if self.is_found(name, words, query.get("filter", ""))]
+        found.sort(key=lambda name: (-self.hub.downloads.get(name, 0), name))
+        models = [{"id": n, "modelId": n, "downloads": self.hub.downloads.get(n, 0)} for n in found]
         self.reply_json(models[: int(query.get("limit", "20"))])
+
+    def is_found(self, name: str, words: list[str], kind: str) -> bool:
+        repo = self.hub.repos[name]
+        has_kind = not kind or any(path.endswith(f".{kind}") for path in repo.commits[repo.head])
+        return has_kind and not repo.token and all(word in name.lower() for word in words)
 
     def resolve(self, name: str, revision: str, path: str, token: str) -> None:
         repo = self.repo(name, token, wants_files=True)
@@ -340,21 +346,10 @@ class _Handler(BaseHTTPRequestHandler):
         files = (data for repo in repos for commit in repo.commits.values() for data in commit.values())
         return next(data for data in files if sha256(data)[::-1] == digest)
 
-    def xet_chunks(self, digest: str, token: str) -> None:
-        """Which chunks of which xorbs make up the span that was asked for."""
-        data = self.xet_file(digest)
-        first, last = parse_range(self.entry.range, len(data)) or (0, len(data))
-        terms, fetch_info = [], {}
-        for number in range(first // XORB_BYTES, -(-last // XORB_BYTES)):
-            length = min(XORB_BYTES, len(data) - number * XORB_BYTES)
-            chunks = {"start": 0, "end": -(-length // CHUNK_BYTES)}
-            name = sha256(b"%d of %s" % (number, digest.encode()))
-            url = f"{self.hub.url}/cas/xorbs/{digest}/{number}"
-            span = {"start": 0, "end": length + 8 * chunks["end"] - 1}
-            terms.append({"hash": name, "unpacked_length": length, "range": chunks})
-            fetch_info[name] = [{"range": chunks, "url": url, "url_range": span}]
-        offset = first % XORB_BYTES
-        self.reply_json({"offset_into_first_range": offset, "terms": terms, "fetch_info": fetch_info})
+    def xet_chunks(self, digest: str) -> None:
+        size = len(self.xet_file(digest))
+        first, last = parse_range(self.entry.range, size) or (0, size)
+        self.reply_json(reconstruction(size, first, last, f"{self.hub.url}/cas/xorbs/{digest}"))
 
     # ---- how it is answered ------------------------------------------------------------------------------
 
@@ -423,17 +418,6 @@ class _Handler(BaseHTTPRequestHandler):
         while not self.hub.closing.is_set():
             self.wfile.write(entry * 1000)
             self.entry.sent_bytes += len(entry) * 1000
-
-
-def xorb(data: bytes, number: int) -> bytes:
-    """One of the blocks that a file is cut into: chunks that are not compressed, each with a header."""
-    whole = data[number * XORB_BYTES : (number + 1) * XORB_BYTES]
-    packed = bytearray()
-    for at in range(0, len(whole), CHUNK_BYTES):
-        chunk = whole[at : at + CHUNK_BYTES]
-        length = len(chunk).to_bytes(3, "little")
-        packed += b"\0" + length + b"\0" + length + chunk
-    return bytes(packed)
 
 
 def damaged(data: bytes, fault: Fault) -> bytes:

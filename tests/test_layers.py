@@ -33,6 +33,7 @@ LAYERS: dict[str, int] = {
     "pulling": 7,
     "kept_headers": 7,
     "arrived": 8,
+    "fitting": 8,
     "remote": 8,
     "choice": 5,
     "doctor": 6,

@@ -18,7 +18,9 @@ def make_app() -> typer.Typer:
     from moetool.cli.list import list_command
     from moetool.cli.plan import plan
     from moetool.cli.pull import pull
+    from moetool.cli.rm import rm
     from moetool.cli.run import run
+    from moetool.cli.search import search
     from moetool.cli.worker import worker
 
     app = typer.Typer(
@@ -33,7 +35,9 @@ def make_app() -> typer.Typer:
     app.command()(run)
     app.command()(plan)
     app.command()(pull)
+    app.command()(search)
     app.command(name="list")(list_command)
+    app.command()(rm)
     app.command()(inspect)
     app.command()(bench)
     app.command()(doctor)

@@ -10,6 +10,7 @@ from moetool.cli.options import Output, OutputOpt
 
 if TYPE_CHECKING:
     from moetool.anatomy import Anatomy
+    from moetool.fitting import Listed
     from moetool.store import LocalModel
 
 
@@ -31,15 +32,26 @@ def list_command(
     from moetool import report
 
     models = verified_models() if verify else list_models()
-    anatomies = {model.name: found for model in models if (found := _anatomy(model)) is not None}
+    listed = _listed(models)
     if output is Output.json:
         from moetool.cli.boundary import print_result
 
-        print_result("list", report.of_models(models, anatomies))
+        print_result("list", report.of_models(listed))
         return
-    from moetool.render.tables import show_models
+    from moetool.render.models import show_models
 
-    show_models(models, anatomies)
+    show_models(listed)
+
+
+def _listed(models: tuple[LocalModel, ...]) -> tuple[Listed, ...]:
+    """The models with what their headers say, and whether this machine has room for them."""
+    from moetool.cli.opening import read_this_machine
+    from moetool.fitting import make_listed
+
+    if not models:
+        return ()
+    here = read_this_machine()
+    return tuple(make_listed(model, _anatomy(model), here) for model in models)
 
 
 def verified_models() -> tuple[LocalModel, ...]:

@@ -121,8 +121,8 @@ def _finish(result: PullResult, output: Output) -> None:
 
         print_result("pull", report.of_pull(result))
         return
+    from moetool.render.models import show_pull
     from moetool.render.plain import notice
-    from moetool.render.tables import show_pull
 
     for text in result.notices:
         notice(text)

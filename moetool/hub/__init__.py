@@ -10,12 +10,14 @@ from moetool.hub.download import Download, ReadFreeBytes, check_disk, download, 
 from moetool.hub.jobs import run_jobs
 from moetool.hub.listing import Choose, RepoListing, first_choice, list_files, select_quant, select_sidecars
 from moetool.hub.range_file import HttpRangeFile, open_remote
+from moetool.hub.search import FoundRepo, search_repos
 from moetool.hub.trouble import FileChanged, Trouble
 
 __all__ = [
     "Choose",
     "Download",
     "FileChanged",
+    "FoundRepo",
     "HttpRangeFile",
     "Hub",
     "ReadFreeBytes",
@@ -30,6 +32,7 @@ __all__ = [
     "open_remote",
     "read_hub",
     "run_jobs",
+    "search_repos",
     "select_quant",
     "select_sidecars",
 ]

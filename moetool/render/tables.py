@@ -16,7 +16,6 @@ from moetool.doctor import Doctor
 from moetool.machine import Machine
 from moetool.memory import DeviceMemory
 from moetool.plan import Plan
-from moetool.pulling import PullResult
 from moetool.render.plain import safe_line
 from moetool.render.units import (
     show_bandwidth,
@@ -25,7 +24,6 @@ from moetool.render.units import (
     show_gib,
     show_range,
 )
-from moetool.store import LocalModel
 
 
 @cache
@@ -111,7 +109,7 @@ def _memory_table(rows: Sequence[DeviceMemory], machine: Machine) -> Table:
     return table
 
 
-# -- bench, list, doctor ----------------------------------------------------------------------------
+# -- bench, doctor ----------------------------------------------------------------------------
 
 
 def show_bench(rows: Sequence[BenchRow]) -> None:
@@ -131,40 +129,6 @@ def show_bench(rows: Sequence[BenchRow]) -> None:
             show_range(row.predicted_low, row.predicted_high),
         )
     show(table)
-
-
-def show_models(models: Sequence[LocalModel], anatomies: Mapping[str, Anatomy]) -> None:
-    """The models on this disk, with what their headers say."""
-    if not models:
-        show(Text("Nothing is pulled yet. The demo model is always there: moetool run demo"))
-        return
-    table = Table(box=None, pad_edge=False)
-    for head in ("name", "size", "verified", "model"):
-        table.add_column(head, justify="right" if head == "size" else "left", overflow="fold")
-    for model in models:
-        anatomy = anatomies.get(model.name)
-        phrase = model_phrase(anatomy) if anatomy else "its header cannot be read: pull it again"
-        verified = "yes" if model.verified else "no"
-        table.add_row(safe_line(model.name), show_bytes(model.size_bytes), verified, safe_line(phrase))
-    show(table)
-
-
-def show_pull(result: PullResult) -> None:
-    """What was downloaded, and what to type next."""
-    facts = {
-        "Model": result.name,
-        "Commit": result.revision,
-        "Files": f"{len(result.files)}: {', '.join(result.files[:4])}{' …' if len(result.files) > 4 else ''}",
-        "Size": show_bytes(result.size_bytes),
-    }
-    if result.dry_run:
-        facts["To download"] = f"{show_bytes(result.missing_bytes)}; the disk has room for it"
-    else:
-        facts["Fetched"] = f"{show_bytes(result.fetched_bytes)} now, every byte verified"
-    if result.lock_path:
-        facts["Lock file"] = str(result.lock_path)
-    verb = "pull" if result.dry_run else "run"
-    show(facts_table(facts), Text(), Text(f"moetool {verb} {safe_line(result.name)}"))
 
 
 def show_doctor(found: Doctor) -> None:
@@ -190,6 +154,7 @@ def show_doctor(found: Doctor) -> None:
 
 
 def facts_table(facts: Mapping[str, str]) -> Table:
+    """Names and what they are, line by line."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

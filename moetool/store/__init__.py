@@ -25,10 +25,12 @@ from moetool.store.models import (
     require_local,
     verify_local,
 )
+from moetool.store.remove import Removal, plan_leftovers, plan_removal, remove
 
 __all__ = [
     "LocalModel",
     "OnProgress",
+    "Removal",
     "VerifiedBlob",
     "blob_path",
     "digest_of",
@@ -39,8 +41,11 @@ __all__ = [
     "list_local",
     "list_repo",
     "match_repo",
+    "plan_leftovers",
+    "plan_removal",
     "read_cache_dir",
     "read_record",
+    "remove",
     "repo_dir",
     "require_local",
     "snapshot_path",

@@ -1,0 +1,70 @@
+"""`moetool rm`: remove a model from this disk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moetool.cli.options import Output, OutputOpt
+
+if TYPE_CHECKING:
+    from moetool.store import Removal
+
+
+def rm(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="org/repo[:QUANT], or its short name.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove it without being asked.")] = False,
+    output: OutputOpt = Output.text,
+) -> None:
+    """Remove a model from this disk, and what an unfinished pull has left of it.
+
+    Bytes that another revision uses stay. It says first what would go, and how much that frees.
+
+    moetool rm org/repo:Q4_K_M
+    """
+    from moetool.store import read_cache_dir, remove
+
+    cache_dir = read_cache_dir()
+    removal = _find(model)
+    if not (yes or _agrees(removal, output)):
+        typer.echo("Nothing was removed.", err=True)
+        return
+    remove(removal, cache_dir)
+    if output is Output.json:
+        from moetool import report
+        from moetool.cli.boundary import print_result
+
+        print_result("rm", report.of_removal(removal))
+        return
+    from moetool.render.models import show_removed
+
+    show_removed(removal)
+
+
+def _find(text: str) -> Removal:
+    """What is to go. NotFound, or UsageError for what is not in the Hub's cache."""
+    from moetool.errors import NotFound, UsageError
+    from moetool.names import parse_model_name, show_name
+    from moetool.store import find_local, plan_leftovers, plan_removal, read_cache_dir
+
+    name, cache_dir = parse_model_name(text), read_cache_dir()
+    if name.kind not in {"repo", "short"}:
+        raise UsageError(f"{show_name(text)} is not something that was pulled.", "moetool list shows what is")
+    model = find_local(name, cache_dir)
+    if model is not None:
+        return plan_removal(model, cache_dir)
+    leftovers = plan_leftovers(name.repo, cache_dir) if name.kind == "repo" else None
+    if leftovers is None:
+        raise NotFound(f"{show_name(text)} is not on this disk.", "moetool list shows what is.")
+    return leftovers
+
+
+def _agrees(removal: Removal, output: Output) -> bool:
+    from moetool.cli.remote_plan import is_interactive
+    from moetool.errors import UsageError
+    from moetool.render.models import removal_phrase
+
+    if output is Output.json or not is_interactive():
+        raise UsageError("There is nobody to ask whether it should really go.", "--yes removes it unasked.")
+    return typer.confirm(f"Remove {removal_phrase(removal)}?", default=False, err=True)
