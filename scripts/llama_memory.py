@@ -1,10 +1,11 @@
-"""What llama.cpp itself would allocate: loads a file with `no_alloc` and reads the exact bytes per device.
+"""What llama.cpp itself allocates: loads a file (by default with `no_alloc`) and reads the bytes per device.
 
     python scripts/llama_memory.py FILE < settings.jsonl > results.jsonl
 
 One JSON object of settings a line: fields of moetool.settings.Settings, and "workers" (HOST:PORT of RPC
-workers), "cpu_overrides" (patterns of tensors that stay on the CPU), "repack" (false: weights as they are).
-One result a line: {"weights": {device: bytes}, "context": …, "compute": …, "state_about": …, "n_params": …}
+workers), "cpu_overrides" (patterns of tensors that stay on the CPU), "repack" (false: weights as they are),
+"allocate" (true: load for real). One result a line: {"weights": {device: bytes}, "context": …, "compute": …,
+"output_about": …, "state_about": …, "n_params": …}
 or {"error": "…"}. A process of its own, because llama.cpp ends the process where it meets the unexpected.
 Linux only: the exact figures come out of a libstdc++ std::map that llama_get_memory_breakdown returns.
 """
@@ -85,7 +86,7 @@ def add_worker(address: str) -> int:
 
 def model_params(settings: dict[str, Any], workers: list[int], keep: list[Any]) -> Any:
     params = api.llama_model_default_params()
-    params.no_alloc, params.load_mode = True, 0
+    params.no_alloc, params.load_mode = not settings.get("allocate", False), 0
     params.load_mtp = settings.get("load_mtp", False)
     # Without repacking, the CPU's weights are where a GPU may read them, as they are in a build with one.
     params.use_extra_bufts = settings.get("repack", True)
@@ -131,11 +132,11 @@ def context_params(settings: dict[str, Any]) -> Any:
     return params
 
 
-def state_bytes() -> int:
-    """Recurrent and compressor states, from the log: their lines name them."""
+def logged_bytes(*marks: str) -> int:
+    """Bytes of the buffers whose log lines contain one of `marks`, rounded there to 0.01 MiB."""
     total = 0.0
     for line in _lines:
-        if " RS buffer size =" in line or " state buffer size =" in line:
+        if any(mark in line for mark in marks):
             total += float(line.split("=")[1].split("MiB")[0])
     return round(total * (1 << 20))
 
@@ -150,7 +151,8 @@ def measure(model: Any, settings: dict[str, Any]) -> dict[str, Any]:
         "weights": {name: sizes[0] for name, sizes in found.items()},
         "context": {name: sizes[1] for name, sizes in found.items()},
         "compute": {name: sizes[2] for name, sizes in found.items()},
-        "state_about": state_bytes(),
+        "output_about": logged_bytes(" output buffer size ="),
+        "state_about": logged_bytes(" RS buffer size =", " state buffer size ="),
         "n_params": api.llama_model_n_params(model),
         "n_ctx": api.llama_n_ctx(context),
     }
@@ -175,7 +177,15 @@ def main() -> None:
         key = json.dumps(
             {
                 k: settings.get(k)
-                for k in ("workers", "n_gpu_layers", "tensor_split", "cpu_overrides", "load_mtp", "repack")
+                for k in (
+                    "workers",
+                    "n_gpu_layers",
+                    "tensor_split",
+                    "cpu_overrides",
+                    "load_mtp",
+                    "repack",
+                    "allocate",
+                )
             }
         )
         if key not in models:

@@ -226,6 +226,16 @@ def test_a_tied_embedding_is_held_twice() -> None:
     assert place_tensors(gemma, Settings(n_gpu_layers=99), gpus(24))["token_embd.weight"] == "GPU0"
 
 
+@pytest.mark.parametrize(("arch", "home"), [("bloom", "GPU0"), ("lfm2moe", "GPU1")])
+def test_a_norm_of_the_embeddings_is_the_first_layers_and_lfm2s_the_last(arch: str, home: str) -> None:
+    olmoe = model("OLMoE")
+    norm = next(tensor for tensor in olmoe.tensors if tensor.info.name == "output_norm.weight")
+    renamed = replace(norm, info=replace(norm.info, name="token_embd_norm.weight"))
+    changed = replace(olmoe, arch=arch, tensors=(renamed,))
+    placed = place_tensors(changed, Settings(n_gpu_layers=99), gpus(8, 8))
+    assert placed == {"token_embd_norm.weight": home}
+
+
 def test_next_token_layers_are_loaded_when_asked_for() -> None:
     glm = model("GLM-4.5-Air")
     without, loaded = (device_memory(glm, Settings(load_mtp=mtp), [CPU])[0] for mtp in (False, True))

@@ -137,6 +137,23 @@ def test_several_batches_on_their_way_have_inputs_and_copies_of_their_own() -> N
     assert four == {CPU: 4 * 32 + 256, GPU: 4 * 256 + 2048}
 
 
+def test_a_leaf_is_there_once_for_all_batches() -> None:
+    tape = Tape(8, CPU)
+    leaf = tape.leaf(1024, GPU)
+    tape.on(GPU).store(tape.product(8, tape.over(leaf)))
+    one, four = (peak_bytes(tape.steps, CPU, n_batches=n) for n in (1, 4))
+    assert one == four == {GPU: 1024 + 256}
+
+
+def test_an_input_written_down_late_is_copied_where_its_split_begins() -> None:
+    tape = Tape(8, CPU)
+    tape.rows(8, tape.input(32, CPU))
+    tape.on(GPU)
+    x = tape.product(8, tape.input(64, CPU))
+    tape.product(8, x, tape.input(96, CPU))
+    assert peaks(tape) == {CPU: 32 + 64 + 96 + 256, GPU: 64 + 96 + 256 + 256}
+
+
 steps = st.lists(
     st.tuples(
         st.sampled_from(["product", "new", "over", "view", "norm"]),

@@ -11,12 +11,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-
-from moetool.engine.aborts import make_abort_error
-from moetool.engine.rpc import PROTOCOL, Address, greet, parse_addresses
-from moetool.errors import EngineError, UsageError, WorkerError
-from tests.cli_fixture import Done, Moetool
-from tests.worker_fixture import (
+from cli_fixture import Done, Moetool
+from worker_fixture import (
     GRAPH_COMPUTE,
     GRAPH_RECOMPUTE,
     SET_TENSOR,
@@ -26,6 +22,10 @@ from tests.worker_fixture import (
     running_worker,
     stranger,
 )
+
+from moetool.engine.aborts import make_abort_error
+from moetool.engine.rpc import PROTOCOL, Address, greet, parse_addresses
+from moetool.errors import EngineError, UsageError, WorkerError
 
 QUESTION = ("run", "demo", "Extract name and age as JSON: Ada Lovelace, 36.", "--temp", "0")
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cli_fixture import clean_environment
+from cli_fixture import clean_environment
 
 # enum rpc_cmd, ggml/src/ggml-rpc/ggml-rpc.cpp
 SET_TENSOR, GRAPH_COMPUTE, GRAPH_RECOMPUTE = 6, 10, 16

@@ -136,5 +136,8 @@ STATES_AHEAD = frozenset(
     {"granitehybrid", "jamba", "lfm2", "lfm2moe", "mamba", "mamba2", "minimax-01", "plamo2"}
 )
 
+# Architectures whose last norm is called token_embd_norm (LLM_TENSOR_OUTPUT_NORM_LFM2, src/llama-arch.cpp).
+NORMED_AT_END = frozenset({"lfm2", "lfm2moe"})
+
 # Architectures whose norms have no weights, so that no tensor tells of them.
 BARE_NORMS = frozenset({"hrm_text", "olmo", "talkie"})

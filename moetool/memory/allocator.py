@@ -22,7 +22,8 @@ class Step(NamedTuple):
     `device` is where the weights of the step lie; "" for a step without weights, which runs where its
     neighbours do. With weights, `rows` is how many rows it computes and `weight_bytes` what its matrix takes:
     a GPU may take over a step of many rows, and then needs a copy of the matrix. An `is_input` is filled from
-    outside: it has its place before anything else is computed; with `is_kept`, not in this buffer (a cache).
+    outside: it has its place before anything else is computed; with `is_kept`, not in this buffer (a cache);
+    with `is_leaf`, once for all batches, because nothing from outside is in it.
     A plain tuple, because thousands are made for every plan.
     """
 
@@ -36,6 +37,7 @@ class Step(NamedTuple):
     is_kept: bool = False
     is_copy: bool = False
     is_moved: bool = False
+    is_leaf: bool = False
 
 
 class _Arena:
@@ -95,9 +97,9 @@ def peak_bytes(
     place: dict[int, tuple[int, int]] = {}
     for number, step in enumerate(placed):
         if step.is_input and not step.is_kept:
-            size = _aligned(step.n_bytes)
-            place[number] = (arenas[step.device].take(n_batches * size), size)
-            readers[number] += n_batches - 1
+            size, times = _aligned(step.n_bytes), 1 if step.is_leaf else n_batches
+            place[number] = (arenas[step.device].take(times * size), size)
+            readers[number] += times - 1
     for number, step in enumerate(placed):
         if step.is_input:
             continue
@@ -165,13 +167,17 @@ def _with_copies(steps: Sequence[Step]) -> list[Step]:
     Consecutive steps of one device form a split; its copies come first, and later splits of the same device
     use them again. The original stays until it was copied.
     """
-    placed: list[Step] = []
-    number_of: list[int] = []
     foreign = _foreign(steps)
     if not any(foreign.values()):
         return list(steps)
+    # Inputs first: a split's copies are made where it begins, also of an input that is written down later.
+    first = [index for index, step in enumerate(steps) if step.is_input and not step.reads]
+    placed = [steps[index] for index in first]
+    number_of = {index: number for number, index in enumerate(first)}
     copies_on: dict[str, dict[int, int]] = {step.device: {} for step in steps}
     for index, step in enumerate(steps):
+        if index in number_of:
+            continue
         copies = copies_on[step.device]
         for source in foreign.get(index, ()):
             copies[source] = len(placed)
@@ -185,8 +191,8 @@ def _with_copies(steps: Sequence[Step]) -> list[Step]:
         if step.is_moved:
             reads = (copies[~index], *reads)
         reuse = tuple([copies.get(source, number_of[source]) for source in step.may_reuse])
-        number_of.append(len(placed))
-        placed.append(Step(step.n_bytes, reads, reuse, step.device, step.is_input, 0, 0, step.is_kept))
+        number_of[index] = len(placed)
+        placed.append(step._replace(reads=reads, may_reuse=reuse, rows=0, weight_bytes=0, is_moved=False))
     return placed
 
 

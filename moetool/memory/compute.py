@@ -14,7 +14,7 @@ from moetool.machine import Device
 from moetool.memory.allocator import peak_bytes
 from moetool.memory.blocks import Chooser, attention, dense_ffn, linear, mla, moe_ffn, norm
 from moetool.memory.caches import make_cells
-from moetool.memory.feeding import cache_kind, far_caches, make_inputs
+from moetool.memory.feeding import cache_kind, far_caches, make_inputs, make_leafs
 from moetool.memory.inputs import Inputs
 from moetool.memory.placement import Placement, make_placement, offload_devices
 from moetool.memory.recurrent import recurrent
@@ -55,6 +55,7 @@ def _write(
     n_out = min(max(settings.n_outputs_max or tape.tokens, cells.n_seq), tape.tokens)
     x = _embedding(tape, anatomy, placement.cpu)
     inputs = make_inputs(tape, anatomy, shapes, settings, placement.cpu, n_out)
+    inputs.leafs.update(make_leafs(tape, anatomy, inputs.cells, placement.layers))
     homes = [(placement.layers[s.layer.index], inputs.expert_device.get(s.layer.index)) for s in shapes]
     run = _sample(shapes if helper is None else _with_largest(shapes, homes), homes)
     inputs.state_device.update((s.layer.index, placement.layers[s.layer.index]) for s in run)

@@ -59,7 +59,7 @@ def make_inputs(
         out_rows=tape.input(4 * n_out, cpu),
         copy_rows=tape.input(4 * cells.n_seq, cpu) if recurs else -1,
         sparse=anatomy.sparse,
-        leafs=_leafs(tape, anatomy, sizes, cpu),
+        leafs={},
         chosen={},
         rotation_index=_index_rotation(tape, anatomy, cpu),
         rope=anatomy.arch not in facts.NO_ROPE,
@@ -95,15 +95,20 @@ def _masks(
     return masks
 
 
-def _leafs(tape: Tape, anatomy: Anatomy, cells: dict[str, int], cpu: str) -> list[int]:
-    """Rows of zeros that sparse attention writes into its mask: made for all layers before anything runs."""
+def make_leafs(tape: Tape, anatomy: Anatomy, cells: dict[str, int], homes: Sequence[str]) -> dict[int, int]:
+    """Rows of zeros that sparse attention writes into its mask, by layer, each on the device of its layer.
+
+    Not filled from outside, but, like what is, there before anything runs (leafs of the graph).
+    """
     if anatomy.sparse is None or not anatomy.sparse.top_k or anatomy.sparse.block or anatomy.sparse.pool:
-        return []
-    layers = [layer for layer in anatomy.layers if layer.cache and not layer.mtp]
+        return {}
     kind = "ratio 4" if "ratio 4" in cells else "full"
-    wanted = sum(any(cache_kind(row) == kind for row in layer.cache) for layer in layers)
     count = min(anatomy.sparse.top_k, cells.get(kind, 0))
-    return [tape.input(4 * count * tape.tokens, cpu) for _ in range(wanted)]
+    return {
+        layer.index: tape.leaf(4 * count * tape.tokens, homes[layer.index])
+        for layer in anatomy.layers
+        if not layer.mtp and any(cache_kind(row) == kind for row in layer.cache)
+    }
 
 
 def _index_rotation(tape: Tape, anatomy: Anatomy, cpu: str) -> int | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from moetool.anatomy import Anatomy, RoledTensor
-from moetool.anatomy.facts import TIED_TWICE_ON_CPU
+from moetool.anatomy.facts import NORMED_AT_END, TIED_TWICE_ON_CPU
 from moetool.errors import UsageError
 from moetool.machine import Device
 from moetool.settings import Settings, TensorOverride
@@ -26,6 +26,8 @@ _OUTPUT_SIDE = re.compile(
 )
 # ... and with the input, which always stays on the CPU (LLM_TENSOR_LAYER_INPUT).
 _INPUT_SIDE = re.compile(r"(token_embd|position_embd|token_types|per_layer_token_embd|masked_embd)(\.|_)")
+# A norm of the embeddings is done where the first layer is; under its name LFM2 keeps its last norm.
+_EMBEDDING_NORM = "token_embd_norm."
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,9 @@ def _homes(
         return (placement.cpu, placement.output)
     if name.startswith(_SHARED_BY_LAYERS):
         return tuple(dict.fromkeys(placement.layers)) or (placement.cpu,)
+    if name.startswith(_EMBEDDING_NORM):
+        at_end = anatomy.arch in NORMED_AT_END or not placement.layers
+        return (placement.output if at_end else placement.layers[0],)
     if _INPUT_SIDE.match(name):
         return (placement.cpu,)
     if _OUTPUT_SIDE.match(name):

@@ -55,12 +55,18 @@ def chosen_mask(tape: Tape, shapes: Shapes, x: int, low: int, inputs: Inputs) ->
     count = min(inputs.sparse.top_k, cells)
     if inputs.sparse.pool:
         return tape.raw(tape.size(mask), tape.view(_best(tape, x, low, inputs)), mask)
-    zeros = tape.over(inputs.leafs.pop()) if inputs.leafs else tape.new(count)
+    zeros = _zeros(tape, shapes, inputs, count)
     if has_indexer(shapes):
         inputs.chosen["top"] = _best(tape, x, low, inputs)
     closed = tape.raw(tape.size(mask), mask)
     tape.raw(0, zeros, inputs.chosen.get("top", zeros), closed)
     return tape.over(tape.view(closed), mask)
+
+
+def _zeros(tape: Tape, shapes: Shapes, inputs: Inputs, count: int) -> int:
+    """Zeros for each of the best cells, written into this layer's own leaf."""
+    leaf = inputs.leafs.get(shapes.layer.index)
+    return tape.new(count) if leaf is None else tape.over(leaf)
 
 
 def _best(tape: Tape, x: int, low: int, inputs: Inputs) -> int:
@@ -134,7 +140,7 @@ def pooled_mask(tape: Tape, shapes: Shapes, x: int, _low: int, inputs: Inputs) -
     ratio = max(1, sparse.ratio)
     pools = cells // ratio
     count = min(sparse.top_k, cells)
-    zeros = tape.over(inputs.leafs.pop()) if inputs.leafs else tape.new(count)
+    zeros = _zeros(tape, shapes, inputs, count)
     rows = tape.raw(4 * sparse.key * cells, inputs.positions)
     part = tape.raw(4 * sparse.key * pools, tape.view(rows))
     for _ in range(ratio - 1):
@@ -190,7 +196,7 @@ def _chosen_rows(tape: Tape, shapes: Shapes, x: int, low: int, inputs: Inputs, k
     assert inputs.sparse is not None
     sparse, cells, mask = inputs.sparse, inputs.cells[kind], inputs.masks[kind]
     count = min(sparse.top_k, cells)
-    zeros = tape.over(inputs.leafs.pop()) if inputs.leafs else tape.new(count)
+    zeros = _zeros(tape, shapes, inputs, count)
     q = tape.new(sparse.n_head * sparse.key, tape.view(tape.product(sparse.n_head * sparse.key, low)))
     q = tape.like(tape.view(q))
     weights = tape.over(tape.product(sparse.n_head, x))

@@ -25,6 +25,10 @@ class Tape:
         """Something filled from outside: tokens, positions, masks."""
         return self._add(Step(n_bytes, (), (), device, is_input=True))
 
+    def leaf(self, n_bytes: int, device: str) -> int:
+        """Something that is there before anything runs, and filled on its device."""
+        return self._add(Step(n_bytes, (), (), device, is_input=True, is_leaf=True))
+
     def cache(self, n_bytes: int) -> int:
         """What a cache on this device holds: not in the compute buffer, unless another device reads it."""
         return self._add(Step(n_bytes, (), (), self.device, is_input=True, is_kept=True))
