@@ -123,13 +123,22 @@ def _hostname() -> str:
 
 def _lend(lending: Lending, read_memory: ReadMemory, *, as_json: bool) -> None:
     """Say what is lent, lend it until Ctrl-C, and leave: the usual end of a server is no failure."""
-    from moetool.engine.aborts import when_llama_aborts
     from moetool.engine.rpc_server import serve
-    from moetool.render.plain import notice, show_error
+    from moetool.render.plain import notice
 
-    def leave(error: EngineError) -> None:
-        show_error(error)
-        os._exit(error.exit_code)
+    try:
+        _announce(lending, as_json=as_json)
+        names = [device.name for device in lending.devices]
+        serve(lending.address, names, lending.n_threads, read_memory, _Visits().note).join()
+        _leave(EngineError("llama.cpp's server stopped by itself", "is the port still free? start it again"))
+    except KeyboardInterrupt:
+        notice("Stopped.")
+    os._exit(0)  # llama.cpp's server cannot be ended otherwise
+
+
+def _announce(lending: Lending, *, as_json: bool) -> None:
+    """The result on stdout, whole before anybody can connect; failures from then on are for stderr."""
+    from moetool.engine.aborts import when_llama_aborts
 
     if as_json:
         from moetool import report
@@ -141,20 +150,14 @@ def _lend(lending: Lending, read_memory: ReadMemory, *, as_json: bool) -> None:
         from moetool.render.worker import show_lending
 
         show_lending(lending)
-    when_llama_aborts(leave)  # the one document is printed: what goes wrong from here on is said on stderr
-    try:
-        thread = serve(
-            lending.address,
-            [device.name for device in lending.devices],
-            lending.n_threads,
-            read_memory,
-            _Visits().note,
-        )
-        thread.join()
-        leave(EngineError("llama.cpp's server stopped by itself", "is the port still free? start it again"))
-    except KeyboardInterrupt:
-        notice("Stopped.")
-    os._exit(0)  # llama.cpp's server cannot be ended otherwise
+    when_llama_aborts(_leave)
+
+
+def _leave(error: EngineError) -> None:
+    from moetool.render.plain import show_error
+
+    show_error(error)
+    os._exit(error.exit_code)
 
 
 class _Visits:
