@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,12 @@ class Fit:
 
 def expected_loss(anatomy: Anatomy) -> Quality:
     """The loss to expect of the quantization that `anatomy` shows."""
-    return expected_loss_of(make_parts(anatomy))
+    quality = expected_loss_of(make_parts(anatomy))
+    native = load_fit().native.get(anatomy.arch)
+    if not any(tensor.info.type.name == native for tensor in anatomy.tensors):
+        return quality
+    note = f"published in {native}: those weights have lost nothing"
+    return replace(quality, evidence=(note, *quality.evidence))
 
 
 def expected_loss_of(parts: Sequence[Part], fit: Fit | None = None) -> Quality:

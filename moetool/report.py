@@ -19,7 +19,7 @@ from moetool.machine import Machine, to_json
 from moetool.memory import DeviceMemory, cache_sizes
 from moetool.plan import Plan
 from moetool.pulling import PullResult
-from moetool.quality import Quality
+from moetool.quality import Quality, expected_loss
 from moetool.remote import RemoteHeaders
 from moetool.store import Removal
 
@@ -111,13 +111,14 @@ def _of_layer(layer: Layer) -> dict[str, Any]:
 
 
 def of_plan(plan: Plan, file_name: str) -> dict[str, Any]:
-    """The plan document: model, machine, settings, memory, speed, whether it fits, and why."""
+    """The plan document: model, machine, settings, memory, speed, expected loss, whether it fits, and why."""
     return {
         "model": _of_model(plan.anatomy, file_name),
         "machine": to_json(plan.machine),
         "settings": asdict(plan.settings),
         "memory": [_of_memory(row, plan.machine) for row in plan.memory],
         "speed": asdict(plan.speed),
+        "quality": _of_quality(expected_loss(plan.anatomy)),
         "fits": plan.fits,
         "reasons": [asdict(reason) for reason in plan.reasons],
     }
@@ -130,7 +131,6 @@ def of_choice(choice: Choice, headers: RemoteHeaders, file_name: str) -> dict[st
         "pick": choice.pick.label if choice.pick else None,
         "why": asdict(choice.why),
         "remedies": [asdict(remedy) for remedy in choice.remedies],
-        "quality": _of_quality(choice.nearest.quality),
         "candidates": [_of_option(option) for option in choice.options],
         "unreadable": [
             {"quant": item.quant.label, "problem": item.problem} for item in headers.headers if item.problem

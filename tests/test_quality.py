@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_plan import machine
 
-from moetool import anatomy, gguf
+from moetool import anatomy, gguf, report
+from moetool.plan import Wishes, make_plan
 from moetool.quality import (
     BANDS,
     Fit,
@@ -154,9 +156,20 @@ def test_all_weights_that_a_token_multiplies_with_are_counted() -> None:
 
 def test_a_native_narrow_type_has_lost_nothing() -> None:
     """gpt-oss was trained in MXFP4; its file keeps that, and the rest at 8 bits."""
-    assert expected_loss(load("gpt-oss-20b-MXFP4")).band == "none"
+    quality = expected_loss(load("gpt-oss-20b-MXFP4"))
+    assert quality.band == "none"
+    assert quality.evidence[0] == "published in MXFP4: those weights have lost nothing"
 
 
 def test_published_mixtures_at_four_bits_are_low_to_moderate() -> None:
     for name in ("Qwen3-30B-A3B-Q4_K_M", "Qwen3.5-35B-A3B-Q4_K_M", "OLMoE-1B-7B-Q4_K_M"):
         assert expected_loss(load(name)).band in ("low", "moderate")
+
+
+def test_the_plan_document_shows_a_band_with_its_sources_and_no_bare_number() -> None:
+    model = load("Qwen3-30B-A3B-Q4_K_M")
+    quality = report.of_plan(make_plan(model, machine(64), Wishes()), "x.gguf")["quality"]
+    assert (quality["band_low"], quality["band"], quality["band_high"]) == ("low", "moderate", "high")
+    assert "published results" in quality["evidence"][0]
+    assert len(quality["evidence"]) > 1
+    assert not any(isinstance(value, float) for value in quality.values())
