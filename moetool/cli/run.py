@@ -164,4 +164,4 @@ def _constraint(
         return constrain.parse_grammar(grammar)
     if regex is not None:
         return constrain.parse_regex(regex)
-    return constrain.parse_choice((choice or "").split(","))
+    return constrain.parse_choice(constrain.split_choice(choice or ""))

@@ -10,7 +10,7 @@ room that imports llguidance, and only when it is used.
 
 from moetool.constrain.closing import closing_bytes
 from moetool.constrain.constraint import Constraint
-from moetool.constrain.grammar import grammar_names, parse_choice, parse_grammar, parse_regex
+from moetool.constrain.grammar import grammar_names, parse_choice, parse_grammar, parse_regex, split_choice
 from moetool.constrain.matcher import Matcher, make_matcher
 from moetool.constrain.refusal import Refusal
 from moetool.constrain.schema import find_refusal, parse_schema
@@ -31,4 +31,5 @@ __all__ = [
     "parse_grammar",
     "parse_regex",
     "parse_schema",
+    "split_choice",
 ]

@@ -8,11 +8,10 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from moetool.constrain.constraint import Constraint
-from moetool.constrain.library import llguidance
+from moetool.constrain.library import allowed_bytes, byte_matcher
 
 MAX_EXPANSIONS = 1000
 MAX_ALIKE = 2
@@ -30,7 +29,7 @@ def closing_bytes(constraint: Constraint, text: bytes, limit_bytes: int) -> byte
     It takes what is forced, else what closes a string, an array or an object of JSON, else the shortest way
     it finds to such a place. It works on bytes, whatever the model's vocabulary, and takes milliseconds.
     """
-    state = llguidance().LLMatcher(_byte_tokenizer(), constraint.grammar, log_level=0)
+    state = byte_matcher(constraint.grammar)
     if state.is_error() or not state.consume_tokens(list(text)):
         return None
     is_json = constraint.kind == "schema" or text[:1] in (b"{", b"[", b'"')
@@ -48,7 +47,7 @@ def closing_bytes(constraint: Constraint, text: bytes, limit_bytes: int) -> byte
 def _next_step(state: Any, closers: bytes) -> bytes:
     if forced := bytes(state.compute_ff_bytes()):
         return forced
-    allowed = _allowed(state)
+    allowed = allowed_bytes(state)
     if closing := bytes(byte for byte in closers if byte in allowed):
         return closing[:1]
     return _shortest_way(state, lambda probe, way: _is_an_end(probe, way, closers))
@@ -62,7 +61,7 @@ def _is_an_end(probe: Any, way: bytes, closers: bytes) -> bool:
     passed = _outside_strings(way, inside=inside)
     if any(byte in passed for byte in closers):
         return True
-    return any(byte in _allowed(probe) for byte in _closers(way, inside=inside))
+    return any(byte in allowed_bytes(probe) for byte in _closers(way, inside=inside))
 
 
 def _closers(text: bytes, *, inside: bool = False) -> bytes:
@@ -90,9 +89,9 @@ def _shortest_way(state: Any, is_goal: Callable[[Any, bytes], bool]) -> bytes:
         _, _, way, start = heapq.heappop(ways)
         if way and is_goal(start, way):
             return way
-        for byte in _representatives(_allowed(start)):
+        for byte in _representatives(allowed_bytes(start)):
             probe, step = _after(start, byte)
-            key = len(way + step), _allowed(probe), probe.is_accepting()
+            key = len(way + step), allowed_bytes(probe), probe.is_accepting()
             alike[key] += 1
             if alike[key] <= MAX_ALIKE:
                 heapq.heappush(ways, (key[0], next(order), way + step, probe))
@@ -116,27 +115,3 @@ def _representatives(allowed: bytes) -> bytes:
     singles = bytes(byte for byte in _SINGLES if byte in allowed)
     # Neither: the middle of a character of several bytes.
     return plain + singles or allowed[:FEW]
-
-
-def _allowed(state: Any) -> bytes:
-    """The bytes that may come next, ascending."""
-    mask = int.from_bytes(state.compute_bitmask(), "little")
-    return bytes(byte for byte in range(256) if mask >> byte & 1)
-
-
-class _Bytes:
-    """A vocabulary of all bytes and an end, in the shape that llguidance asks for."""
-
-    is_tokenizer_wrapper = True
-    eos_token_id = 256
-    bos_token_id = None
-    special_token_ids = (256,)
-    tokens = (*(bytes([i]) for i in range(256)), b"<end>")
-
-    def __call__(self, text: str | bytes) -> list[int]:
-        return list(text.encode() if isinstance(text, str) else text)
-
-
-@cache
-def _byte_tokenizer() -> Any:
-    return llguidance().LLTokenizer(_Bytes(), slices=[])

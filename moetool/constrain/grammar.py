@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
+import io
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from moetool.assets import grammar_dir
-from moetool.constrain.constraint import Constraint, read_source, shown
-from moetool.constrain.library import compile_error, first_line, llguidance, reason
+from moetool.constrain.constraint import Constraint, read_source, require_text, shown
+from moetool.constrain.library import compile_error, first_line, llguidance, meaning, reason
 from moetool.errors import ConstraintError, NotFound
+
+_SHOWN_NAMES = 4
 
 
 def parse_grammar(name_path_or_text: str) -> Constraint:
@@ -20,34 +24,53 @@ def parse_grammar(name_path_or_text: str) -> Constraint:
     Text is taken as a grammar when it defines a rule (`name ::= …` in GBNF, `start: …` in Lark).
     """
     wanted = name_path_or_text
+    require_text(wanted, "grammar")
+    if not wanted.strip():
+        raise ConstraintError("The grammar is empty.", _names_like(wanted))
     if _defines_rules(wanted):
         return _grammar(wanted, "inline grammar")
     for path in (*_shipped(wanted), Path(wanted)):
-        if path.is_file():
+        # Not only plain files: a shell's <(…) is a pipe.
+        if _exists(path):
             return _grammar(read_source(path), path.stem)
     raise _unknown_grammar(wanted)
 
 
 def parse_regex(pattern: str) -> Constraint:
     """A constraint that the whole output matches `pattern` (Rust regex syntax; no look-around)."""
+    require_text(pattern, "regular expression")
     grammar = llguidance().LLMatcher.grammar_from_regex(pattern)
     error = compile_error(grammar)
     if error:
-        raise ConstraintError(
-            f"The regular expression {pattern!r} cannot be used: {reason(error)}.",
-            "Look-around, back-references and \\b are not available; ^ and $ are implied.",
-        )
+        hint = "Look-around, back-references and \\b are not available; ^ and $ are implied."
+        message = f"The regular expression {pattern!r} cannot be used: {reason(error)}."
+        raise ConstraintError(message, "" if meaning(error) else hint)
     return Constraint("regex", pattern, grammar, "", "regular expression")
+
+
+def split_choice(text: str) -> list[str]:
+    """The options of a list with commas, by the rules of CSV: "a, b" with quotes around is one option."""
+    try:
+        rows = list(csv.reader(io.StringIO(text), skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise ConstraintError(f"The choice {text!r} cannot be read: {error}.", _CHOICE_HINT) from error
+    return [option.strip() for row in rows for option in row]
 
 
 def parse_choice(options: Sequence[str]) -> Constraint:
     """A constraint that the output is exactly one of `options`."""
     if not options or not all(options):
-        raise ConstraintError("A choice needs at least one option, and none may be empty.")
+        raise ConstraintError("A choice needs at least one option, and none may be empty.", _CHOICE_HINT)
+    options = list(dict.fromkeys(options))
     source = " | ".join(_lark_literal(option) for option in options)
-    grammar = llguidance().LLMatcher.grammar_from_lark(f"start: {source}\n")
+    require_text(source, "choice")
+    # One terminal: as rules, more than 2,000 options are too many for the parser.
+    grammar = llguidance().LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {source}\n")
     _raise_on_grammar_error(grammar, "choice")
-    return Constraint("choice", json.dumps(list(options), ensure_ascii=False), grammar, "", "choice")
+    return Constraint("choice", json.dumps(options, ensure_ascii=False), grammar, "", "choice")
+
+
+_CHOICE_HINT = 'Write red,green; an option with a comma in it in quotes: "a, b",c.'
 
 
 def grammar_names() -> list[str]:
@@ -103,11 +126,21 @@ def _raise_on_grammar_error(grammar: str, title: str) -> None:
 
 def _unknown_grammar(wanted: str) -> Exception:
     if "/" in wanted or wanted.endswith((".gbnf", ".lark")):
-        return NotFound(
-            f"There is no grammar file {shown(Path(wanted))}.", f"By name: {', '.join(grammar_names())}."
-        )
-    near = difflib.get_close_matches(wanted, grammar_names(), n=3) or grammar_names()
-    return ConstraintError(f"There is no grammar {wanted!r}.", f"Did you mean {', '.join(near)}?")
+        return NotFound(f"There is no grammar file {shown(Path(wanted))}.", _names_like(Path(wanted).stem))
+    return ConstraintError(f"There is no grammar {wanted!r}.", _names_like(wanted))
+
+
+def _names_like(wanted: str) -> str:
+    names = grammar_names()
+    near = difflib.get_close_matches(wanted, names, n=_SHOWN_NAMES, cutoff=0.0)
+    return f"Nearest of the {len(names)} by name: {', '.join(near)}."
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists() and not path.is_dir()
+    except (OSError, ValueError):  # too long for a name, or with a NUL in it
+        return False
 
 
 def _shipped(name: str) -> list[Path]:

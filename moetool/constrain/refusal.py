@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from moetool.constrain.library import first_line
+from moetool.constrain.library import reason
 from moetool.constrain.places import places_of
 
 
@@ -39,14 +39,14 @@ _NAMED = (
 
 def explain(schema: dict[str, Any], tried: dict[str, Any], error: str) -> Refusal:
     """The engine's message about `tried` as a refusal of `schema`, with a keyword and a place."""
-    for pattern, keyword_group, reason in REFUSALS:
+    for pattern, keyword_group, sentence in REFUSALS:
         found = re.search(pattern, error, re.DOTALL)
         if found:
             keyword, value = keyword_group(found)
             places = places_of(tried, keyword, value) or places_of(schema, keyword, value)
             place = next(iter(places), "")
-            return Refusal(keyword, place or "/", reason.format(*found.groups(), place=place or "the top"))
-    return Refusal("", "/", f"The schema cannot be compiled: {first_line(error)}.")
+            return Refusal(keyword, place or "/", sentence.format(*found.groups(), place=place or "the top"))
+    return Refusal("", "/", f"The schema cannot be followed: {reason(error)}.")
 
 
 # What the engine says -> (keyword, its value or None), and the sentence for the user.

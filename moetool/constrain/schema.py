@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-from moetool.constrain.constraint import Constraint, read_source
+from moetool.constrain.constraint import Constraint, read_source, require_text
 from moetool.constrain.library import compile_error, first_line, llguidance
 from moetool.constrain.refusal import Refusal, explain, hint_for, keywords_in
 from moetool.constrain.rewrite import RULES, rewritten, with_definitions
@@ -71,23 +72,44 @@ def _rewritten_for(error: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _inline_or_file(text_or_path: str) -> str:
-    inline = text_or_path.lstrip().startswith("{")
-    return text_or_path if inline else read_source(Path(text_or_path))
+    text = text_or_path.strip()
+    if not text:
+        raise ConstraintError("The schema is empty.", _HINT)
+    return (
+        text if text.startswith(("{", "[")) or text in {"true", "false"} else read_source(Path(text_or_path))
+    )
+
+
+_HINT = "Give a JSON Schema as a file or as text in single quotes."
 
 
 def _schema_of(text: str) -> dict[str, Any]:
+    require_text(text, "schema")
     try:
-        schema = json.loads(text)
+        schema = json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
+        # Escapes may stand for half a character.
+        json.dumps(schema, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ConstraintError("The schema has half a character in it (\\ud800 to \\udfff).", _HINT) from error
     except (ValueError, RecursionError) as error:
-        raise ConstraintError(
-            f"The schema is not JSON: {first_line(str(error)) or 'nested too deeply'}.",
-            "Give a JSON Schema as a file or as text in single quotes.",
-        ) from error
+        problem = first_line(str(error)) if isinstance(error, ValueError) else "nested too deeply"
+        raise ConstraintError(f"The schema is not JSON: {problem}.", _HINT) from error
     if schema is True:
         return {}
+    if schema is False:
+        raise ConstraintError("No document can satisfy the schema false.", _HINT)
     if not isinstance(schema, dict):
         raise ConstraintError('A JSON Schema is an object, such as {"type": "object"}.')
     return schema
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _refuse_number(digits)
+
+
+def _refuse_number(digits: str) -> float:
+    raise ValueError(f"{digits} is not a number that JSON has")
 
 
 def _schema_grammar(schema: dict[str, Any], whitespace: str) -> str:
@@ -103,5 +125,9 @@ def _schema_grammar(schema: dict[str, Any], whitespace: str) -> str:
         "coerce_one_of": False,
     }
     own = {k: v for k, v in schema.items() if k != "x-guidance"}
-    grammar: str = llguidance().LLMatcher.grammar_from_json_schema(json.dumps(own), overrides=options)
+    try:
+        grammar: str = llguidance().LLMatcher.grammar_from_json_schema(json.dumps(own), overrides=options)
+    # Rust's JSON is stricter than Python's, about the size of numbers for one.
+    except ValueError as error:
+        raise ConstraintError(f"The schema cannot be read: {first_line(str(error))}.", _HINT) from error
     return grammar
