@@ -7,22 +7,20 @@ that lose nothing the faster is better.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from moetool.anatomy import Anatomy
 from moetool.machine import Machine
-from moetool.plan import Plan, Reason, Wishes, make_plan, shortfalls
+from moetool.plan import Plan, Reason, Wishes, make_plan, remedies
+from moetool.plan.reasons import ceil_size
 from moetool.quality import Quality, expected_loss
+from moetool.speed import Calibration
 
-GIB = 1 << 30
 # Without a wish: faster than most people read, so that an answer is not waited for.
 READING_TOK_S = 10.0
 # Expected losses up to here are worth having for speed's sake; below the first of them they are none.
 _ACCEPTABLE = ("none", "very low", "low", "moderate")
-# Contexts shorter than this are of no use in a chat.
-_SHORTEST_CTX = 1024
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Choice:
     """All options, least expected loss first, each with its reason; the pick, or what comes nearest to one.
 
     `pick` is None when nothing fits; `nearest` then is the option that misses least, and `remedies` say what
-    would make something fit.
+    would make something fit. `floor` is the speed that was looked for, wished for or not.
     """
 
     options: tuple[Option, ...]
@@ -81,25 +79,49 @@ class Choice:
     nearest: Option
     why: Reason
     remedies: tuple[Reason, ...] = ()
+    floor: float = READING_TOK_S
+    is_wished: bool = False
 
 
 def choose(
-    candidates: Sequence[Candidate], machine: Machine, wishes: Wishes, min_tok_s: float | None = None
+    candidates: Sequence[Candidate],
+    machine: Machine,
+    wishes: Wishes,
+    min_tok_s: float | None = None,
+    calibration: Sequence[Calibration] = (),
 ) -> Choice:
-    """The quant to take of at least one candidate. `min_tok_s` is the decode speed that is wished for.
+    """The quant to take of at least one candidate. `min_tok_s` is the decode speed that is wished for,
+    `calibration` are this machine's own runs.
 
     Raises UsageError for wishes that no plan can be made of.
     """
-    made = [_make_option(candidate, machine, wishes) for candidate in candidates]
+    made = [_make_option(candidate, machine, wishes, calibration) for candidate in candidates]
     options = _with_front(sorted(made, key=lambda o: (o.quality.expected, o.candidate.file_bytes)))
     floor = READING_TOK_S if min_tok_s is None else min_tok_s
+    return _decide(options, floor, is_wished=min_tok_s is not None)
+
+
+def _decide(options: Sequence[Option], floor: float, *, is_wished: bool) -> Choice:
     fitting = [option for option in options if option.fits]
     if not fitting:
-        return _nothing_fits(options, wishes)
-    pick, why = _pick(fitting, floor, is_wished=min_tok_s is not None)
+        return _nothing_fits(options)
+    pick, why = _pick(fitting, floor, is_wished=is_wished)
     judged = tuple(replace(o, reason=why if o is pick else _refusal(o, pick, floor)) for o in options)
     chosen = _same(options, judged, pick)
-    return Choice(judged, chosen, chosen, why)
+    return Choice(judged, chosen, chosen, why, floor=floor, is_wished=is_wished)
+
+
+def with_plan(choice: Choice, plan: Plan) -> Choice:
+    """The choice with another plan for its pick: the one that llama.cpp's allocator agreed to. If that does
+    not fit, what is picked is thought over."""
+    pick = choice.pick
+    if pick is None:
+        return choice
+    changed = replace(pick, plan=plan)
+    options = tuple(changed if option is pick else option for option in choice.options)
+    if plan.fits:
+        return replace(choice, options=options, pick=changed, nearest=changed)
+    return _decide(options, choice.floor, is_wished=choice.is_wished)
 
 
 def _same(before: Sequence[Option], after: Sequence[Option], option: Option) -> Option:
@@ -107,8 +129,10 @@ def _same(before: Sequence[Option], after: Sequence[Option], option: Option) -> 
     return next(new for old, new in zip(before, after, strict=True) if old is option)
 
 
-def _make_option(candidate: Candidate, machine: Machine, wishes: Wishes) -> Option:
-    plan = make_plan(candidate.anatomy, machine, wishes)
+def _make_option(
+    candidate: Candidate, machine: Machine, wishes: Wishes, calibration: Sequence[Calibration]
+) -> Option:
+    plan = make_plan(candidate.anatomy, machine, wishes, calibration)
     written = candidate.file_bytes if candidate.new_bytes is None else candidate.new_bytes
     missing = max(0, written - machine.disk_free_bytes)
     return Option(candidate, plan, expected_loss(candidate.anatomy), missing)
@@ -170,48 +194,30 @@ def _refusal(option: Option, pick: Option, floor: float) -> Reason:
 def _missing_text(option: Option) -> str:
     texts = [reason.text for reason in option.plan.reasons if reason.code == "does-not-fit"]
     if option.disk_missing_bytes:
-        texts.append(f"{option.disk_missing_bytes / GIB:.1f} GiB of disk are missing")
+        texts.append(f"{ceil_size(option.disk_missing_bytes)} of disk are missing")
     return ", ".join(texts)
 
 
 # --- nothing fits -----------------------------------------------------------------------------------------
 
 
-def _nothing_fits(options: Sequence[Option], wishes: Wishes) -> Choice:
-    nearest = min(options, key=lambda option: _missing_bytes(option, wishes))
+def _nothing_fits(options: Sequence[Option]) -> Choice:
+    nearest = min(options, key=_missing_bytes)
     judged = tuple(replace(option, reason=_refusal(option, option, 0.0)) for option in options)
     found = _same(options, judged, nearest)
     why = Reason("nothing-fits", f"{nearest.label} comes nearest: {found.reason.text}")
-    return Choice(judged, None, found, why, tuple(_remedies(nearest, wishes)))
+    return Choice(judged, None, found, why, tuple(_remedies(nearest)))
 
 
-def _missing_bytes(option: Option, wishes: Wishes) -> int:
-    memory = shortfalls(option.plan.memory, option.plan.machine, wishes.reserve_bytes)
-    return sum(memory.values()) + option.disk_missing_bytes
+def _missing_bytes(option: Option) -> int:
+    return sum(option.plan.missing.values()) + option.disk_missing_bytes
 
 
-def _remedies(option: Option, wishes: Wishes) -> Iterator[Reason]:
-    """What would make the nearest option fit, the cheapest first."""
+def _remedies(option: Option) -> Iterator[Reason]:
+    """What would make the nearest option fit, the cheapest first; a smaller quant there is not."""
     if option.disk_missing_bytes:
-        yield Reason(
-            "free-disk", f"free {option.disk_missing_bytes / GIB:.1f} GiB of disk for {option.label}"
-        )
-    if option.plan.fits:
-        return
-    yield from _shorter_context(option, wishes)
-    missing = shortfalls(option.plan.memory, option.plan.machine, wishes.reserve_bytes)
-    for device, n_bytes in missing.items():
-        place = "RAM" if device == "CPU" else f"memory on {device}"
-        text = f"{math.ceil(n_bytes / GIB * 10) / 10:.1f} GiB more of {place} would do for {option.label}"
-        yield Reason("more-memory", text)
-
-
-def _shorter_context(option: Option, wishes: Wishes) -> Iterator[Reason]:
-    """The longest context by halves with which it would fit."""
-    plan = option.plan
-    n_ctx = plan.settings.n_ctx // 2
-    while n_ctx >= _SHORTEST_CTX:
-        if make_plan(plan.anatomy, plan.machine, replace(wishes, n_ctx=n_ctx)).fits:
-            yield Reason("shorter-context", f"with --ctx {n_ctx} {option.label} fits")
-            return
-        n_ctx //= 2
+        missing = ceil_size(option.disk_missing_bytes)
+        yield Reason("free-disk", f"{missing} more of disk would do for {option.label}")
+    for remedy in remedies(option.plan):
+        if remedy.code != "smaller-quant":
+            yield replace(remedy, text=f"{option.label}: {remedy.text}")

@@ -17,7 +17,7 @@ from moetool.fitting import Listed, Offered
 from moetool.generate import Stats
 from moetool.machine import Machine, to_json
 from moetool.memory import DeviceMemory, cache_sizes
-from moetool.plan import Plan
+from moetool.plan import Alternative, Draft, Plan, Reason
 from moetool.pulling import PullResult
 from moetool.quality import Quality, expected_loss
 from moetool.remote import RemoteHeaders
@@ -110,8 +110,14 @@ def _of_layer(layer: Layer) -> dict[str, Any]:
     }
 
 
-def of_plan(plan: Plan, file_name: str) -> dict[str, Any]:
-    """The plan document: model, machine, settings, memory, speed, expected loss, whether it fits, and why."""
+def of_plan(
+    plan: Plan,
+    file_name: str,
+    alternatives: Sequence[Alternative] = (),
+    remedies: Sequence[Reason] = (),
+) -> dict[str, Any]:
+    """The plan document: model, machine, settings, memory, speed, expected loss, whether it fits, why, and
+    what else could be had (`candidates`) or would help (`remedies`)."""
     return {
         "model": _of_model(plan.anatomy, file_name),
         "machine": to_json(plan.machine),
@@ -120,7 +126,31 @@ def of_plan(plan: Plan, file_name: str) -> dict[str, Any]:
         "speed": asdict(plan.speed),
         "quality": _of_quality(expected_loss(plan.anatomy)),
         "fits": plan.fits,
+        "missing_bytes": dict(plan.missing),
         "reasons": [asdict(reason) for reason in plan.reasons],
+        "remedies": [asdict(remedy) for remedy in remedies],
+        "draft": _of_draft(plan.draft, plan.machine) if plan.draft else None,
+        "candidates": [_of_alternative(other) for other in alternatives],
+    }
+
+
+def _of_draft(draft: Draft, machine: Machine) -> dict[str, Any]:
+    return {
+        "name": draft.anatomy.name,
+        "settings": asdict(draft.settings),
+        "memory": [_of_memory(row, machine) for row in draft.memory],
+    }
+
+
+def _of_alternative(other: Alternative) -> dict[str, Any]:
+    plan = other.plan
+    return {
+        "settings": asdict(plan.settings),
+        "memory": [{"device": row.device, "total_bytes": row.total_bytes} for row in plan.memory],
+        "decode_tok_s": plan.speed.decode_tok_s,
+        "prompt_tok_s": plan.speed.prompt_tok_s,
+        "pick": other.is_pick,
+        "pareto": other.is_front,
     }
 
 

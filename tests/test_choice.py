@@ -16,7 +16,7 @@ from moetool.anatomy import make_anatomy
 from moetool.choice import READING_TOK_S, Candidate, Choice, Option, choose
 from moetool.gguf import Header, read_header
 from moetool.machine import Machine
-from moetool.plan import Wishes, shortfalls
+from moetool.plan import Wishes
 
 GIB = 1 << 30
 FEW = ("BF16", "Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M", "IQ1_S")
@@ -125,9 +125,9 @@ def test_nothing_fits_is_an_answer_with_what_would() -> None:
     assert choice.pick is None
     assert choice.nearest.label == "IQ1_S"
     assert set(reasons(choice).values()) == {"does-not-fit"}
-    missing = shortfalls(choice.nearest.plan.memory, here, long.reserve_bytes)["CPU"]
+    missing = choice.nearest.plan.missing["CPU"]
     (more,) = (r.text for r in choice.remedies if r.code == "more-memory")
-    assert float(more.split()[0]) == pytest.approx(missing / GIB, abs=0.11)
+    assert float(more.split()[1]) == pytest.approx(missing / GIB, abs=0.11)
 
 
 def test_a_shorter_context_is_proposed_where_it_is_enough() -> None:

@@ -36,6 +36,7 @@ LAYERS: dict[str, int] = {
     "fitting": 8,
     "remote": 8,
     "choice": 5,
+    "emit": 5,
     "doctor": 6,
     "bench": 7,
     "report": 9,

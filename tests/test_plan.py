@@ -14,7 +14,7 @@ from moetool.assets import demo_model_path
 from moetool.errors import UsageError
 from moetool.gguf import open_header
 from moetool.machine import Device, Machine
-from moetool.plan import Plan, Wishes, check_plan, make_plan, shortfalls
+from moetool.plan import Allocated, Plan, Wishes, check_plan, make_plan, shortfalls
 from moetool.settings import TensorOverride
 
 GIB = 1 << 30
@@ -67,13 +67,13 @@ def test_with_a_small_gpu_the_attention_stays_on_it_and_experts_go_to_ram() -> N
     plan = make_plan(MOE, machine(64, 12), Wishes(n_ctx=8192))
     assert plan.fits
     assert plan.settings.n_gpu_layers == MOE.n_layer + 1
-    moved = len(plan.settings.tensor_overrides)
+    moved = plan.n_layers_experts_in_ram
     assert 0 < moved < MOE.n_layer
     assert "experts-in-ram" in codes(plan)
     assert on(plan, "CUDA0") < 12 * GIB
-    # No fewer would do: one layer's experts more on the card do not fit.
+    # No fewer would do: one more layer's experts on the card (another may be there in part) do not fit.
     fewer = make_plan(
-        MOE, machine(64, 12), Wishes(n_ctx=8192, n_cpu_moe=moved - 1, n_gpu_layers=MOE.n_layer + 1)
+        MOE, machine(64, 12), Wishes(n_ctx=8192, n_cpu_moe=moved - 2, n_gpu_layers=MOE.n_layer + 1)
     )
     assert not fewer.fits
 
@@ -93,7 +93,7 @@ def test_too_small_a_machine_is_an_answer_that_says_how_much_is_missing() -> Non
     assert not plan.fits
     (reason,) = (r for r in plan.reasons if r.code == "does-not-fit")
     assert "GiB of RAM are missing" in reason.text
-    assert shortfalls(plan.memory, plan.machine, 0)["CPU"] > 10 * GIB
+    assert shortfalls(plan.memory, plan.machine, Wishes(reserve_bytes=0))["CPU"] > 10 * GIB
 
 
 def test_the_default_context_is_modest_and_more_than_trained_is_said() -> None:
@@ -126,7 +126,7 @@ def test_a_plan_that_fits_leaves_the_reserve_free_everywhere(
 ) -> None:
     here = machine(ram, *gpus)
     plan = make_plan(MOE, here, Wishes(n_ctx=n_ctx, type_k=kv, type_v=kv))
-    missing = shortfalls(plan.memory, here, Wishes().reserve_bytes)
+    missing = shortfalls(plan.memory, here, Wishes())
     assert plan.fits == (not missing)
     assert plan.reasons
     weights = sum(row.weights_bytes for row in plan.memory)
@@ -134,15 +134,15 @@ def test_a_plan_that_fits_leaves_the_reserve_free_everywhere(
 
 
 def test_a_dry_run_that_agrees_is_said_and_one_that_differs_raises_the_plan() -> None:
-    plan = make_plan(DEMO, machine(8), Wishes())
+    plan = make_plan(DEMO, machine(8), Wishes(reserve_bytes=0))
     (row,) = plan.memory
-    agreed = check_plan(plan, row.kv_bytes, {"CPU": row.compute_bytes}, 0)
+    agreed = check_plan(plan, Allocated(row.kv_bytes, {"CPU": row.compute_bytes}))
     assert agreed.memory == plan.memory
     assert "agrees" in agreed.reasons[-1].text
-    more = check_plan(plan, 3 * row.kv_bytes, {"CPU": 2 * row.compute_bytes}, 0)
+    more = check_plan(plan, Allocated(3 * row.kv_bytes, {"CPU": 2 * row.compute_bytes}))
     assert (more.memory[0].kv_bytes, more.memory[0].compute_bytes) == (
         3 * row.kv_bytes,
         2 * row.compute_bytes,
     )
     assert "the larger counts" in more.reasons[-1].text
-    assert not check_plan(plan, 20 * GIB, {}, 0).fits
+    assert not check_plan(plan, Allocated(20 * GIB, {})).fits

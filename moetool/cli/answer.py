@@ -12,10 +12,11 @@ from typing import Any
 from moetool import report
 from moetool.cli.boundary import print_result
 from moetool.cli.interrupt import CtrlC
+from moetool.cli.local_plan import refusal_of
 from moetool.cli.opening import Opened, plan_for, read_this_machine
 from moetool.constrain import Constraint, Matcher, TokenTable, make_matcher, make_tokenizer
 from moetool.engine.model import Engine
-from moetool.errors import ContextFull, DoesNotFit, Interrupted, MoetoolError, OutputInvalid
+from moetool.errors import ContextFull, Interrupted, MoetoolError, OutputInvalid
 from moetool.generate import CONTEXT, INTERRUPTED, Generation, Limits, Stats
 from moetool.plan import Plan, Wishes
 from moetool.prompt import Message, chat_tokens, plain_tokens
@@ -58,12 +59,10 @@ def answer_request(
 
 
 def require_fit(plan: Plan, name: str) -> None:
-    """DoesNotFit, with what is missing, when a plan does not fit."""
-    if not plan.fits:
-        missing = "; ".join(reason.text for reason in plan.reasons if reason.code == "does-not-fit")
-        raise DoesNotFit(
-            f"{name} does not fit here: {missing}", "ask for less: --ctx 2048, --kv q8_0, a smaller quant"
-        )
+    """DoesNotFit, with what is missing and what would help, when a plan does not fit."""
+    problem = refusal_of(plan, name)
+    if problem:
+        raise problem
 
 
 def choose_sampling(opened: Opened, flags: Mapping[str, Any]) -> Sampling:

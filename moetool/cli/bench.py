@@ -9,14 +9,22 @@ from typing import Annotated
 import typer
 
 from moetool.cli.options import (
+    BatchOpt,
     ContextOpt,
     CpuMoeOpt,
+    DeviceOpt,
     ExpertsOpt,
     GpuLayersOpt,
     KvOpt,
     ModelArg,
+    OverrideOpt,
+    RamOpt,
+    ReserveOpt,
     RpcOpt,
+    SplitOpt,
     ThreadsOpt,
+    UbatchOpt,
+    VramOpt,
 )
 from moetool.errors import UsageError
 
@@ -43,12 +51,20 @@ def bench(
         int, typer.Option("--repetitions", "-r", min=1, help="Timed runs of each test.")
     ] = 5,
     ctx: ContextOpt = None,
-    kv: KvOpt = "f16",
+    kv: KvOpt = None,
     threads: ThreadsOpt = None,
     gpu_layers: GpuLayersOpt = None,
     n_cpu_moe: CpuMoeOpt = None,
+    override_tensor: OverrideOpt = None,
+    tensor_split: SplitOpt = None,
+    device: DeviceOpt = None,
+    batch: BatchOpt = None,
+    ubatch: UbatchOpt = None,
     experts: ExpertsOpt = None,
     rpc: RpcOpt = None,
+    vram: VramOpt = None,
+    ram: RamOpt = None,
+    reserve: ReserveOpt = None,
     output: Annotated[Format, typer.Option("--output", "-o", help="text, json, csv or md.")] = Format.text,
 ) -> None:
     """Measure speed as llama-bench does, and show the prediction beside it.
@@ -59,13 +75,30 @@ def bench(
     """
     from moetool.bench.speed import make_tests
     from moetool.cli.measuring import measure_all
-    from moetool.cli.opening import make_wishes, open_model
+    from moetool.cli.opening import open_model
+    from moetool.cli.wishing import Flags, make_wishes
 
     tests = make_tests(_numbers(n_prompt, "-p"), _numbers(n_gen, "-n"), _numbers(n_depth, "-d"))
     if not tests:
         raise UsageError("There is nothing to measure", "give -p 512 or -n 128")
     opened = open_model(model)
-    wishes = make_wishes(ctx, kv, threads, gpu_layers, n_cpu_moe, experts)
+    flags = Flags(
+        ctx=ctx,
+        kv=kv,
+        threads=threads,
+        gpu_layers=gpu_layers,
+        n_cpu_moe=n_cpu_moe,
+        override_tensor=override_tensor,
+        tensor_split=tensor_split,
+        device=device,
+        batch=batch,
+        ubatch=ubatch,
+        experts=experts,
+        vram=vram,
+        ram=ram,
+        reserve=reserve,
+    )
+    wishes = make_wishes(flags)
     test_time = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     rows = measure_all(opened, wishes, tests, repetitions, test_time, rpc)
     if output is Format.json:

@@ -60,7 +60,7 @@ def _row(opened: Opened, plan: Plan, samples: SpeedSamples, test_time: str) -> B
         backends=",".join(dict.fromkeys(name for name in build.backends if name != "RPC")),
         build=build.llama_cpp_python,
         settings=settings,
-        n_cpu_moe=sum("exps" in item.pattern for item in settings.tensor_overrides),
+        n_cpu_moe=plan.n_layers_experts_in_ram,
         samples=samples,
         test_time=test_time,
         predicted_tok_s=predicted,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moetool.errors import EngineError, NotFound, UsageError
-from moetool.quants import CACHE_TYPES
 
 if TYPE_CHECKING:
     from moetool.anatomy import Anatomy
@@ -106,71 +106,31 @@ def plan_for(opened: Opened, machine: Machine, wishes: Wishes) -> Plan:
     return make_plan(opened.anatomy, machine, wishes)
 
 
-def check_by_dry_run(plan: Plan, opened: Opened, wishes: Wishes) -> Plan:
-    """The plan held against llama.cpp's allocator; only for the machine we are on."""
+def check_by_dry_run(plan: Plan, paths: Sequence[Path]) -> Plan:
+    """The plan held against llama.cpp's allocator, and made anew if it turns out too large; only for the
+    machine we are on."""
     from moetool.engine.dry_run import dry_run
-    from moetool.plan import check_plan
+    from moetool.plan import Allocated, settle_plan
 
-    dry = dry_run(opened.model.paths, plan.settings, opened.anatomy.arch)
-    return check_plan(plan, dry.kv_bytes, dry.compute_bytes(), wishes.reserve_bytes)
+    def allocate(tried: Plan) -> Allocated:
+        dry = dry_run(paths, tried.settings, tried.anatomy.arch)
+        return Allocated(dry.kv_bytes, dry.compute_bytes())
 
-
-def make_wishes(
-    ctx: str | None,
-    kv: str,
-    threads: int | None,
-    gpu_layers: int | None,
-    n_cpu_moe: int | None,
-    experts: int | None,
-) -> Wishes:
-    """The flags that every command with a plan shares."""
-    from moetool.plan import Wishes
-
-    type_k, type_v = parse_kv(kv)
-    return Wishes(
-        n_ctx=parse_context(ctx),
-        type_k=type_k,
-        type_v=type_v,
-        n_gpu_layers=gpu_layers,
-        n_cpu_moe=n_cpu_moe,
-        n_threads=threads,
-        experts=experts,
-    )
+    return settle_plan(plan, allocate)
 
 
-def parse_context(text: str | None) -> int | None:
-    """--ctx: a number, with k for 1024, or `max` (0) for all that the model was trained with."""
-    if text is None:
-        return None
-    if text.lower() == "max":
-        return 0
-    match = re.fullmatch(r"(\d{1,9})([kK]?)", text.strip())
-    n_ctx = int(match[1]) * (1024 if match[2] else 1) if match else 0
-    if not 1 <= n_ctx < 1 << 31:
-        raise UsageError(f"--ctx {text} is not a number of tokens", "write 8192, 32k or max")
-    return n_ctx
+def check_header_by_dry_run(plan: Plan, header: Header) -> Plan:
+    """The same for a model of which only the header is here: a sparse file of its size stands for it."""
+    import tempfile
 
+    from moetool.gguf import hollow_file
 
-def parse_size(text: str, flag: str) -> int:
-    """Bytes of a size as people write it: 12G, 12GiB, 1.5g, 800M; binary units."""
-    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*([KMGT])(?:i?B)?", text.strip(), re.IGNORECASE)
-    n_bytes = int(float(match[1]) * (1 << 10 * (1 + "KMGT".index(match[2].upper())))) if match else 0
-    if not n_bytes:
-        raise UsageError(f"{flag} {text} is not a size", f"write {flag} 12G or {flag} 800M")
-    return n_bytes
-
-
-def parse_kv(text: str) -> tuple[str, str]:
-    """--kv: one type for keys and values, or two with a comma between."""
-    types = text.lower().split(",")
-    if len(types) > 2 or not all(types):
-        raise UsageError(
-            f"--kv {text} is not a cache type", "write q8_0, or f16,q8_0 for keys and values apart"
-        )
-    unknown = [name for name in types if name not in CACHE_TYPES]
-    if unknown:
-        raise UsageError(f"--kv {unknown[0]} is not a cache type", f"use one of {', '.join(CACHE_TYPES)}")
-    return types[0], types[-1]
+    head, size_bytes = hollow_file(header, plan.anatomy.n_vocab)
+    with tempfile.TemporaryDirectory(prefix="moetool-") as folder:
+        path = Path(folder) / "header.gguf"
+        path.write_bytes(head)
+        os.truncate(path, size_bytes)
+        return check_by_dry_run(plan, [path])
 
 
 def is_known_model(name: str) -> bool:

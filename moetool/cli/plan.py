@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from enum import Enum
 from functools import partial
 from typing import Annotated
 
 import typer
 
 from moetool.cli.options import (
+    BatchOpt,
     ContextOpt,
     CpuMoeOpt,
+    DeviceOpt,
     ExpertsOpt,
     GpuLayersOpt,
     KvOpt,
@@ -17,10 +21,24 @@ from moetool.cli.options import (
     ModelArg,
     Output,
     OutputOpt,
+    OverrideOpt,
+    RamOpt,
+    ReserveOpt,
     RpcOpt,
+    SplitOpt,
     ThreadsOpt,
+    UbatchOpt,
+    VramOpt,
 )
-from moetool.errors import DoesNotFit
+
+
+class Target(str, Enum):
+    """Programs that a plan can be printed for."""
+
+    llama_server = "llama-server"
+    llama_cli = "llama-cli"
+    ollama = "ollama"
+    json = "json"
 
 
 def plan(
@@ -30,13 +48,30 @@ def plan(
         float | None, typer.Option("--min-tok-s", min=0, help="Choose among quants that decode this fast.")
     ] = None,
     ctx: ContextOpt = None,
-    kv: KvOpt = "f16",
+    kv: KvOpt = None,
     threads: ThreadsOpt = None,
     gpu_layers: GpuLayersOpt = None,
     n_cpu_moe: CpuMoeOpt = None,
+    override_tensor: OverrideOpt = None,
+    tensor_split: SplitOpt = None,
+    device: DeviceOpt = None,
+    batch: BatchOpt = None,
+    ubatch: UbatchOpt = None,
     experts: ExpertsOpt = None,
     rpc: RpcOpt = None,
+    vram: VramOpt = None,
+    ram: RamOpt = None,
+    reserve: ReserveOpt = None,
+    parallel: Annotated[
+        int, typer.Option("--parallel", "-np", min=1, max=256, help="Sequences that share the context.")
+    ] = 1,
+    draft: Annotated[
+        str, typer.Option("--draft", metavar="MODEL", help="Keep room for this draft model, on this disk.")
+    ] = "",
     machine: MachineOpt = None,
+    emit: Annotated[
+        Target | None, typer.Option("--emit", help="Print the plan for another program to use.")
+    ] = None,
     output: OutputOpt = Output.text,
 ) -> None:
     """Show where a model would go on this machine, with memory per device and expected speed.
@@ -47,32 +82,38 @@ def plan(
 
     moetool plan ./model.gguf --ctx 32k --kv q8_0
 
+    moetool plan ./model.gguf --vram 10GiB --emit llama-server
+
     moetool doctor -o json > desk.json; moetool plan ./model.gguf --machine desk.json
     """
-    from moetool import report
-    from moetool.cli.opening import check_by_dry_run, make_wishes, open_model, plan_for, read_this_machine
+    from moetool.cli.local_plan import Asked, plan_local
+    from moetool.cli.opening import open_model, read_this_machine
     from moetool.cli.remote_plan import plan_remote, remote_name
+    from moetool.cli.wishing import Flags, make_wishes
 
-    wishes = make_wishes(ctx, kv, threads, gpu_layers, n_cpu_moe, experts)
+    flags = Flags(
+        ctx=ctx,
+        kv=kv,
+        threads=threads,
+        gpu_layers=gpu_layers,
+        n_cpu_moe=n_cpu_moe,
+        override_tensor=override_tensor,
+        tensor_split=tensor_split,
+        device=device,
+        batch=batch,
+        ubatch=ubatch,
+        experts=experts,
+        vram=vram,
+        ram=ram,
+        reserve=reserve,
+    )
+    wishes = make_wishes(flags, parallel)
+    if draft:
+        wishes = replace(wishes, draft=open_model(draft).anatomy)
+    asked = Asked(wishes, min_tok_s, emit.value if emit else "", draft, rpc or "", output is Output.json)
+    here = partial(read_this_machine, machine, rpc=rpc, measure=True)
     remote = remote_name(model, quant, is_choice=min_tok_s is not None)
     if remote:
-        here = partial(read_this_machine, machine, rpc=rpc, measure=True)
-        plan_remote(remote, here, wishes, min_tok_s, as_json=output is Output.json)
-        return
-    opened = open_model(f"{model}:{quant}" if quant else model)
-    chosen = plan_for(opened, read_this_machine(machine, rpc=rpc, measure=True), wishes)
-    if machine is None and chosen.fits:
-        chosen = check_by_dry_run(chosen, opened, wishes)
-    if output is Output.json:
-        from moetool.cli.boundary import print_result
-
-        problem = None if chosen.fits else DoesNotFit(f"{opened.model.name} does not fit")
-        print_result("plan", report.of_plan(chosen, opened.model.paths[0].name), problem)
-        return
-    from moetool.render.tables import show_plan
-
-    show_plan(chosen, f"moetool run {opened.model.name}" + (f" --rpc {rpc}" if rpc else ""))
-    if not chosen.fits:
-        raise DoesNotFit(
-            f"{opened.model.name} does not fit", "ask for less: --ctx 2048, --kv q8_0, a smaller quant"
-        )
+        plan_remote(remote, here, asked, is_here=machine is None)
+    else:
+        plan_local(f"{model}:{quant}" if quant else model, here, asked, is_here=machine is None)

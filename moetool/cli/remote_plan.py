@@ -8,15 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moetool.errors import DoesNotFit, HeaderError, NotFound, UsageError
+from moetool.errors import DoesNotFit, EngineError, HeaderError, NotFound, UsageError
 
 if TYPE_CHECKING:
     from moetool.choice import Candidate, Choice
+    from moetool.cli.local_plan import Asked
+    from moetool.gguf import Header
     from moetool.hub import RepoListing
     from moetool.machine import Machine
     from moetool.names import ModelName, QuantFiles
     from moetool.plan import Wishes
-    from moetool.remote import RemoteHeaders
+    from moetool.remote import RemoteHeader, RemoteHeaders
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,17 @@ class RemoteChoice:
     @property
     def quant(self) -> QuantFiles:
         """The files of the pick, or of what comes nearest."""
+        return self._item.quant
+
+    @property
+    def header(self) -> Header | None:
+        """The header of the same."""
+        return self._item.header
+
+    @property
+    def _item(self) -> RemoteHeader:
         labels = make_labels([item.quant for item in self.headers.headers])
-        return self.headers.headers[labels.index(self.choice.nearest.label)].quant
+        return self.headers.headers[labels.index(self.choice.nearest.label)]
 
 
 def remote_name(name: str, quant: str = "", *, is_choice: bool = False) -> ModelName | None:
@@ -167,27 +178,43 @@ def refusal(found: RemoteChoice) -> DoesNotFit | None:
     return DoesNotFit(f"{what} does not fit" if one else what, remedies or hint)
 
 
-def plan_remote(
-    name: ModelName,
-    read_machine: Callable[[], Machine],
-    wishes: Wishes,
-    min_tok_s: float | None,
-    *,
-    as_json: bool,
-) -> None:
-    """`moetool plan` for something that is not on this disk."""
-    found = choose_remote(name, "", read_machine, wishes, min_tok_s)
+def plan_remote(name: ModelName, read_machine: Callable[[], Machine], asked: Asked, *, is_here: bool) -> None:
+    """`moetool plan` for something that is not on this disk. With `is_here` the machine is this one, and
+    llama.cpp's allocator is asked about the pick."""
+    found = choose_remote(name, "", read_machine, asked.wishes, asked.min_tok_s)
+    found = check_pick(found) if is_here else found
     problem = refusal(found)
-    if as_json:
+    if asked.emit:
+        from moetool.cli.local_plan import print_emitted
+
+        print_emitted(found.choice.nearest.plan, asked, repo=found.listing.repo, quant=found.quant.label)
+    elif asked.as_json:
         from moetool import report
         from moetool.cli.boundary import print_result
 
         document = report.of_choice(found.choice, found.headers, found.quant.files[0].path)
         print_result("plan", document, problem)
         return
-    show_remote(found, "" if problem else f"moetool pull {found.name}")
+    else:
+        show_remote(found, "" if problem else f"moetool pull {found.name}")
     if problem:
         raise problem
+
+
+def check_pick(found: RemoteChoice) -> RemoteChoice:
+    """The choice with its pick held against llama.cpp's allocator; if it does not fit after all, the next."""
+    from moetool.choice import with_plan
+    from moetool.cli.opening import check_header_by_dry_run
+
+    pick, header = found.choice.pick, found.header
+    if pick is None or header is None:
+        return found
+    try:
+        plan = check_header_by_dry_run(pick.plan, header)
+    except (EngineError, OSError) as error:
+        text = f"llama.cpp's allocator was not asked about {pick.label}: {error}"
+        return replace(found, notices=(*found.notices, text))
+    return replace(found, choice=with_plan(found.choice, plan))
 
 
 def choose_for_pull(name: ModelName, revision: str, kinds: Sequence[str], *, ask: bool) -> str | None:

@@ -9,15 +9,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moetool.cli.options import (
+    BatchOpt,
     ContextOpt,
     CpuMoeOpt,
+    DeviceOpt,
     ExpertsOpt,
     GpuLayersOpt,
     KvOpt,
     Output,
     OutputOpt,
+    OverrideOpt,
+    RamOpt,
+    ReserveOpt,
     RpcOpt,
+    SplitOpt,
     ThreadsOpt,
+    UbatchOpt,
+    VramOpt,
 )
 from moetool.errors import NotFound, UsageError
 
@@ -70,12 +78,20 @@ def run(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=(1 << 32) - 2, help="Repeat a run exactly.")] = None,
     ctx: ContextOpt = None,
-    kv: KvOpt = "f16",
+    kv: KvOpt = None,
     threads: ThreadsOpt = None,
     gpu_layers: GpuLayersOpt = None,
     n_cpu_moe: CpuMoeOpt = None,
+    override_tensor: OverrideOpt = None,
+    tensor_split: SplitOpt = None,
+    device: DeviceOpt = None,
+    batch: BatchOpt = None,
+    ubatch: UbatchOpt = None,
     experts: ExpertsOpt = None,
     rpc: RpcOpt = None,
+    vram: VramOpt = None,
+    ram: RamOpt = None,
+    reserve: ReserveOpt = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No statistics on stderr.")] = False,
     output: OutputOpt = Output.text,
 ) -> None:
@@ -90,7 +106,8 @@ def run(
     moetool run unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M
     """
     from moetool.cli.answer import Request, answer_request
-    from moetool.cli.opening import default_model, make_wishes, open_model
+    from moetool.cli.opening import default_model, open_model
+    from moetool.cli.wishing import Flags, make_wishes
     from moetool.generate import Limits
 
     model, prompt = _model_or_prompt(model, prompt)
@@ -107,7 +124,23 @@ def run(
     if not request.prompt and not (terminal and output is Output.text):
         raise UsageError("There is no prompt", 'give one: moetool run demo "What is a mixture of experts?"')
     opened = open_model(model or default_model())
-    wishes = make_wishes(ctx, kv, threads, gpu_layers, n_cpu_moe, experts)
+    flags = Flags(
+        ctx=ctx,
+        kv=kv,
+        threads=threads,
+        gpu_layers=gpu_layers,
+        n_cpu_moe=n_cpu_moe,
+        override_tensor=override_tensor,
+        tensor_split=tensor_split,
+        device=device,
+        batch=batch,
+        ubatch=ubatch,
+        experts=experts,
+        vram=vram,
+        ram=ram,
+        reserve=reserve,
+    )
+    wishes = make_wishes(flags)
     given = {
         "temperature": temperature,
         "top_k": top_k,

@@ -48,7 +48,8 @@ def worker(
 
     moetool worker --device CUDA0 --memory 8G --port 0
     """
-    from moetool.cli.opening import parse_size, read_this_machine
+    from moetool.cli.opening import read_this_machine
+    from moetool.cli.wishing import parse_size
     from moetool.engine.rpc_server import Lending, reserve_port
 
     limit = parse_size(memory, "--memory") if memory is not None else None

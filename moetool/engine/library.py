@@ -38,6 +38,7 @@ _GGML_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     ),
     "ggml_backend_dev_init": (ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p]),
     "ggml_backend_dev_buffer_type": (ctypes.c_void_p, [ctypes.c_void_p]),
+    "ggml_backend_buft_name": (ctypes.c_char_p, [ctypes.c_void_p]),
     "ggml_backend_dev_backend_reg": (ctypes.c_void_p, [ctypes.c_void_p]),
     "ggml_backend_reg_count": (ctypes.c_size_t, []),
     "ggml_backend_reg_get": (ctypes.c_void_p, [ctypes.c_size_t]),
@@ -45,7 +46,6 @@ _GGML_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_backend_reg_dev_count": (ctypes.c_size_t, [ctypes.c_void_p]),
     "ggml_backend_reg_dev_get": (ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_size_t]),
     "ggml_backend_register": (None, [ctypes.c_void_p]),
-    "ggml_backend_buft_name": (ctypes.c_char_p, [ctypes.c_void_p]),
 }
 
 # Only a build with RPC has these.

@@ -8,6 +8,7 @@ over, to be decoded by `read_array` when somebody asks.
 """
 
 from moetool.gguf.header import ArrayRef, Header, KnownRun, Scalar, Split, TensorInfo, Value, check_data
+from moetool.gguf.hollow import hollow_file
 from moetool.gguf.reader import known_runs, open_header, read_array, read_header
 from moetool.gguf.shards import merge_shards, shard_names
 
@@ -20,6 +21,7 @@ __all__ = [
     "TensorInfo",
     "Value",
     "check_data",
+    "hollow_file",
     "known_runs",
     "merge_shards",
     "open_header",

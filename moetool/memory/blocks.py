@@ -247,25 +247,25 @@ def _route(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> tuple[int, int
     return chosen, tape.over(weights, total)
 
 
-def _expert(tape: Tape, shapes: Shapes, name: str, used: int, *reads: int) -> int:
-    """One matrix of each expert that was chosen; all of them are copied where a GPU takes it over."""
-    return tape.product(used * shapes.out(name), *reads, weight_bytes=shapes.weight_bytes(name))
-
-
 def _experts(tape: Tape, shapes: Shapes, x: int, chosen: int, weights: int, inputs: Inputs) -> int:
     used = n_used(shapes, inputs)
-    home = tape.device
-    tape.on(inputs.expert_device.get(shapes.layer.index))
+    home, sent = tape.device, inputs.expert_device.get(shapes.layer.index, {})
+
+    def expert(name: str, *reads: int) -> int:
+        """One matrix of each chosen expert, where it lies; all are copied where a GPU takes it over."""
+        tape.on(sent.get(name, home))
+        return tape.product(used * shapes.out(name), *reads, weight_bytes=shapes.weight_bytes(name))
+
     if shapes.has("ffn_gate_up_exps"):
-        both = _expert(tape, shapes, "ffn_gate_up_exps", used, x, chosen)
+        both = expert("ffn_gate_up_exps", x, chosen)
         hidden = tape.new(used * shapes.into("ffn_down_exps"), both)
     elif shapes.has("ffn_gate_exps"):
-        gate = _expert(tape, shapes, "ffn_gate_exps", used, x, chosen)
-        up = _expert(tape, shapes, "ffn_up_exps", used, x, chosen)
+        gate = expert("ffn_gate_exps", x, chosen)
+        up = expert("ffn_up_exps", x, chosen)
         hidden = tape.like(up, gate)
     else:
-        hidden = tape.over(_expert(tape, shapes, "ffn_up_exps", used, x, chosen))
-    out = _expert(tape, shapes, "ffn_down_exps", used, hidden, chosen)
+        hidden = tape.over(expert("ffn_up_exps", x, chosen))
+    out = expert("ffn_down_exps", hidden, chosen)
     tape.on(home)
     weighted = tape.over(out, weights)
     total = tape.new(shapes.out("ffn_down_exps"), tape.view(weighted))

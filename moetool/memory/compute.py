@@ -56,7 +56,8 @@ def _write(
     x = _embedding(tape, anatomy, placement.cpu)
     inputs = make_inputs(tape, anatomy, shapes, settings, placement.cpu, n_out)
     inputs.leafs.update(make_leafs(tape, anatomy, inputs.cells, placement.layers))
-    homes = [(placement.layers[s.layer.index], inputs.expert_device.get(s.layer.index)) for s in shapes]
+    sent = inputs.expert_device
+    homes = [(placement.layers[i], *sent.get(i, {}).items()) for i in (s.layer.index for s in shapes)]
     run = _sample(shapes if helper is None else _with_largest(shapes, homes), homes)
     inputs.state_device.update((s.layer.index, placement.layers[s.layer.index]) for s in run)
     if helper is not None:

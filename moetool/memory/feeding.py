@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from moetool.anatomy import Anatomy, facts
 from moetool.anatomy.layers import CacheRow
+from moetool.anatomy.roles import part_of
 from moetool.memory.caches import (
     Cells,
     cache_type,
@@ -155,15 +156,16 @@ def _decays(tape: Tape, shapes: Sequence[Shapes], cells: Cells, cpu: str) -> tup
     return tuple(tape.input(n_bytes, cpu) for n_bytes in (by_token, by_token, pairs))
 
 
-def _expert_devices(anatomy: Anatomy, settings: Settings) -> dict[int, str]:
-    """Layer -> the device its experts were sent to."""
-    found: dict[int, str] = {}
+def _expert_devices(anatomy: Anatomy, settings: Settings) -> dict[int, dict[str, str]]:
+    """Layer -> the device that each matrix of its experts was sent to, by the matrix's name."""
+    found: dict[int, dict[str, str]] = {}
     if settings.tensor_overrides:
         for tensor in anatomy.tensors:
             if tensor.role == "routed experts" and tensor.layer is not None:
                 device = override_of(settings.tensor_overrides, tensor.info.name)
                 if device is not None:
-                    found[tensor.layer] = device
+                    part = part_of(tensor.info.name).partition(".")[0]
+                    found.setdefault(tensor.layer, {})[part] = device
     return found
 
 

@@ -40,7 +40,7 @@ class Inputs:
     flash_attn: bool
     n_seq: int
     experts: int | None
-    expert_device: dict[int, str]
+    expert_device: dict[int, dict[str, str]]
     decays: tuple[int, ...]
     far_caches: dict[int, tuple[int, ...]]
     state_device: dict[int, str]

@@ -98,7 +98,7 @@ def place_tensors(anatomy: Anatomy, settings: Settings, devices: Sequence[Device
     be). The first override whose pattern is found in a name wins.
     """
     placement = make_placement(anatomy, settings, devices)
-    return {t.info.name: _homes(anatomy, settings, placement, t)[-1] for t in loaded(anatomy, settings)}
+    return {t.info.name: homes(anatomy, settings, placement, t)[-1] for t in loaded(anatomy, settings)}
 
 
 def loaded(anatomy: Anatomy, settings: Settings) -> tuple[RoledTensor, ...]:
@@ -111,7 +111,7 @@ def weight_bytes(anatomy: Anatomy, settings: Settings, devices: Sequence[Device]
     placement = make_placement(anatomy, settings, devices)
     held = dict.fromkeys(placement.used, 0)
     for tensor in loaded(anatomy, settings):
-        for device in _homes(anatomy, settings, placement, tensor):
+        for device in homes(anatomy, settings, placement, tensor):
             held[device] = held.get(device, 0) + padded(tensor.info.n_bytes, _ALIGNMENT)
     return held
 
@@ -124,10 +124,8 @@ def padded(n: int, alignment: int) -> int:
     return -(-n // alignment) * alignment
 
 
-def _homes(
-    anatomy: Anatomy, settings: Settings, placement: Placement, tensor: RoledTensor
-) -> tuple[str, ...]:
-    """The devices that hold a copy, the one that computes with it last."""
+def homes(anatomy: Anatomy, settings: Settings, placement: Placement, tensor: RoledTensor) -> tuple[str, ...]:
+    """The devices that hold a copy of a tensor, the one that computes with it last."""
     name = tensor.info.name
     override = override_of(settings.tensor_overrides, name)
     if override is not None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console, Group, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -15,7 +13,8 @@ from moetool.choice import Choice, Option
 from moetool.plan import Plan
 from moetool.quality import Quality
 from moetool.render.plain import safe_line
-from moetool.render.tables import console, machine_phrase, model_phrase
+from moetool.render.plan import device_bytes, placement_phrase
+from moetool.render.tables import machine_phrase, model_phrase, show, show_command
 from moetool.render.units import show_bytes, show_gib, show_range
 
 _HEADS = ("", "quant", "file GiB", "VRAM", "RAM", "decode tok/s", "expected loss", "placement")
@@ -35,18 +34,12 @@ def show_choice(
     choice: Choice, cost: HeaderCost, notes: Sequence[str], next_command: str, *, on_stderr: bool = False
 ) -> None:
     """The table, the sentence why, what it rests on, and what to type next ("" leaves that out)."""
-    parts = _parts(choice, cost, notes, next_command)
-    (_stderr() if on_stderr else console()).print(Group(*parts))
+    show(*_parts(choice, cost, notes), on_stderr=on_stderr)
+    if next_command:
+        show_command(next_command)
 
 
-def _stderr() -> Console:
-    width = None if sys.stderr.isatty() else 160
-    return Console(stderr=True, width=width, markup=False, highlight=False, emoji=False)
-
-
-def _parts(
-    choice: Choice, cost: HeaderCost, notes: Sequence[str], next_command: str
-) -> Iterator[RenderableType]:
+def _parts(choice: Choice, cost: HeaderCost, notes: Sequence[str]) -> Iterator[RenderableType]:
     plan = choice.nearest.plan
     model = model_phrase(plan.anatomy).replace(f", {plan.anatomy.quant},", ",", 1)
     yield Text(safe_line(f"{plan.anatomy.name}   {model}"), style="bold")
@@ -59,8 +52,6 @@ def _parts(
     yield from (Text(f"· {safe_line(remedy.text)}") for remedy in choice.remedies)
     yield from (Text(safe_line(note), style="yellow") for note in notes)
     yield Text(_basis(plan, cost), style="dim")
-    if next_command:
-        yield Text(safe_line(next_command))
 
 
 def _cache_types(plan: Plan) -> str:
@@ -91,28 +82,14 @@ def _cells(option: Option) -> tuple[str, ...]:
         show_gib(device_bytes(option.plan)[1]),
         show_range(speed.decode_low, speed.decode_high),
         loss,
-        _placement(option.plan),
+        placement_phrase(option.plan),
     )
-
-
-def device_bytes(plan: Plan) -> tuple[int, int]:
-    """Bytes on all offload devices together, and in RAM."""
-    offload = {device.name for device in plan.machine.devices if device.kind != "cpu"}
-    vram = sum(row.total_bytes for row in plan.memory if row.device in offload)
-    return vram, sum(row.total_bytes for row in plan.memory) - vram
 
 
 def quality_band(quality: Quality) -> str:
     """ "low", or "very low–moderate" where the range spans bands."""
     ends = quality.band_low, quality.band_high
     return ends[0] if ends[0] == ends[1] else "–".join(ends)
-
-
-def _placement(plan: Plan) -> str:
-    codes = ("cpu-only", "all-offloaded", "experts-in-ram", "layers-in-ram")
-    # Where things go is the reason's first half; why is the other.
-    texts = [re.split("[,:]", reason.text)[0] for reason in plan.reasons if reason.code in codes]
-    return safe_line(", ".join(texts))
 
 
 def _verdict(choice: Choice) -> str:
@@ -126,4 +103,6 @@ def _basis(plan: Plan, cost: HeaderCost) -> str:
     if not cost.n_requests:
         read = "Headers from this disk"
     speed = plan.speed.missing or plan.speed.basis
-    return f"{read}. Memory by llama.cpp's rules, not yet by its allocator. Speed basis: {speed}."
+    checked = [reason.text for reason in plan.reasons if reason.code == "dry-run"]
+    memory = checked[0] if checked else "memory by llama.cpp's rules, not yet by its allocator"
+    return f"{read}; {memory}. Speed basis: {speed}."

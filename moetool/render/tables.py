@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -14,8 +15,6 @@ from moetool.anatomy import Anatomy
 from moetool.bench.report import BenchRow
 from moetool.doctor import Doctor
 from moetool.machine import Machine
-from moetool.memory import DeviceMemory
-from moetool.plan import Plan
 from moetool.render.plain import safe_line
 from moetool.render.units import (
     show_bandwidth,
@@ -28,52 +27,43 @@ from moetool.render.units import (
 
 @cache
 def console() -> Console:
-    """The screen for results: stdout. Wide when piped, so that no column is cut."""
-    width = None if sys.stdout.isatty() else 160
-    return Console(width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    """The screen for results: stdout."""
+    return _console(on_stderr=False)
 
 
 @cache
 def error_console() -> Console:
-    """The screen for progress: stderr."""
-    return Console(stderr=True, markup=False, highlight=False, emoji=False)
+    """The screen for progress and notices: stderr."""
+    return _console(on_stderr=True)
 
 
-def show(*parts: RenderableType) -> None:
-    """Print to stdout."""
-    console().print(Group(*parts))
+def _console(*, on_stderr: bool) -> Console:
+    """As wide as the terminal, or as COLUMNS says; else wide enough that no column is cut."""
+    is_terminal = (sys.stderr if on_stderr else sys.stdout).isatty()
+    width = None if is_terminal or os.environ.get("COLUMNS", "").isdecimal() else _PIPED_WIDTH
+    return Console(stderr=on_stderr, width=width, markup=False, highlight=False, emoji=False)
 
 
-# -- plan -------------------------------------------------------------------------------------------
+_PIPED_WIDTH = 160
 
 
-def show_plan(plan: Plan, next_command: str) -> None:
-    """Where everything goes, how fast it should be, and why."""
-    anatomy = plan.anatomy
-    facts = {
-        "Model": f"{anatomy.name}   {model_phrase(anatomy)}",
-        "This machine": machine_phrase(plan.machine),
-        "Context": f"{plan.settings.n_ctx} tokens, KV cache {plan.settings.type_k}/{plan.settings.type_v}",
-        "Decode": f"{show_range(plan.speed.decode_low, plan.speed.decode_high)} tok/s",
-        "Prompt": f"{show_range(plan.speed.prompt_low, plan.speed.prompt_high)} tok/s",
-    }
-    verdict = Text(
-        "It fits." if plan.fits else "It does not fit.", style="bold green" if plan.fits else "bold red"
-    )
-    reasons: list[RenderableType] = [
-        Text(f"· {safe_line(reason.text)}", style="dim") for reason in plan.reasons
-    ]
-    basis = Text(f"Speed basis: {plan.speed.missing or plan.speed.basis}", style="dim")
-    parts: list[RenderableType] = [
-        facts_table(facts),
-        Text(),
-        _memory_table(plan.memory, plan.machine),
-        Text(),
-        verdict,
-        *reasons,
-        basis,
-    ]
-    show(*parts, *([Text(next_command)] if plan.fits else []))
+def show(*parts: RenderableType, on_stderr: bool = False) -> None:
+    """Print to stdout (or stderr); into a pipe or file without blanks at the ends of lines."""
+    screen = error_console() if on_stderr else console()
+    if screen.is_terminal:
+        screen.print(Group(*parts))
+        return
+    with screen.capture() as captured:
+        screen.print(Group(*parts))
+    screen.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
+def show_command(command: str) -> None:
+    """Something to type, on one line however long it is."""
+    console().print(Text(safe_line(command)), soft_wrap=True)
+
+
+# -- phrases ----------------------------------------------------------------------------------------
 
 
 def model_phrase(anatomy: Anatomy) -> str:
@@ -94,19 +84,6 @@ def machine_phrase(machine: Machine) -> str:
         parts.append(f"{place} {free}{speed}")
     parts.append(f"disk {show_gib(machine.disk_free_bytes)} GiB free")
     return " · ".join(parts)
-
-
-def _memory_table(rows: Sequence[DeviceMemory], machine: Machine) -> Table:
-    table = Table(box=None, pad_edge=False)
-    heads = ("device", "weights", "KV", "state", "compute", "output", "total", "free")
-    for head in heads:
-        table.add_column(head, justify="left" if head == "device" else "right")
-    free = {device.name: device.free_bytes for device in machine.devices}
-    for row in rows:
-        sizes = (row.weights_bytes, row.kv_bytes, row.state_bytes, row.compute_bytes, row.output_bytes)
-        cells = [show_bytes(n) if n else "–" for n in (*sizes, row.total_bytes)]
-        table.add_row(row.device, *cells, show_bytes(free.get(row.device, 0)))
-    return table
 
 
 # -- bench, doctor ----------------------------------------------------------------------------

@@ -1,0 +1,117 @@
+"""Sentences: why everything lies where it does, why something else was not done, what is missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from moetool.anatomy import Anatomy
+from moetool.machine import Machine
+from moetool.memory import make_placement
+from moetool.plan.result import experts_in_ram
+from moetool.plan.search import Found
+from moetool.plan.wishes import DEFAULT_KV, Reason, Wishes
+from moetool.settings import Settings
+
+GIB, MIB = 1 << 30, 1 << 20
+ASKED = "asked for"
+
+
+def placement_reasons(anatomy: Anatomy, machine: Machine, wishes: Wishes, found: Found) -> Iterator[Reason]:
+    """Where things are, each with why; the part before the colon can stand alone."""
+    settings = found.settings
+    if not settings.devices:
+        yield Reason("cpu-only", f"everything in RAM: {_why_no_device(machine, wishes, found)}")
+        return
+    names = _join(settings.devices)
+    moved = experts_in_ram(anatomy, settings, machine)
+    n_all = len(anatomy.layers) + 1
+    if settings.n_gpu_layers >= n_all and not moved:
+        yield Reason("all-offloaded", f"all {anatomy.n_layer} layers on {names}")
+    if moved:
+        part = sum(1 for is_whole in moved.values() if not is_whole)
+        parted = f", of {part} of them in part," if part else ""
+        asked = wishes.n_cpu_moe is not None or bool(wishes.tensor_overrides)
+        why = ASKED if asked else f"{names} is full" if len(settings.devices) == 1 else f"{names} are full"
+        yield Reason("experts-in-ram", f"experts of {len(moved)} layers{parted} in RAM: {why}")
+    if settings.n_gpu_layers < n_all:
+        why = ASKED if wishes.n_gpu_layers is not None else _why_not_all(found)
+        yield Reason("layers-in-ram", f"{settings.n_gpu_layers} of {n_all} layers on {names}: {why}")
+    if len(settings.devices) > 1:
+        yield _split_reason(anatomy, machine, settings, wishes)
+    if _unknown_speed(machine, settings):
+        text = f"the speed of {_unknown_speed(machine, settings)} is unknown: devices were preferred to RAM"
+        yield Reason("order-of-preference", text)
+
+
+def _why_no_device(machine: Machine, wishes: Wishes, found: Found) -> str:
+    able = [device.name for device in machine.devices if device.kind in {"gpu", "igpu"}]
+    if not able:
+        return "llama.cpp sees no offload device"
+    if wishes.n_gpu_layers == 0 or wishes.devices == ():
+        return ASKED
+    return f"{_join(found.layout.devices)} would not make it faster"
+
+
+def _why_not_all(found: Found) -> str:
+    is_one = len(found.settings.devices) == 1
+    return "it is full" if is_one else "they are full"
+
+
+def _split_reason(anatomy: Anatomy, machine: Machine, settings: Settings, wishes: Wishes) -> Reason:
+    placement = make_placement(anatomy, settings, machine.devices)
+    homes = (*placement.layers, placement.output)
+    shares = ", ".join(f"{homes.count(name)} on {name}" for name in settings.devices)
+    why = ASKED if wishes.tensor_split else "the faster memory first" if _differ(machine, settings) else ""
+    return Reason("split", f"layers {shares}" + (f": {why}" if why else ""))
+
+
+def _differ(machine: Machine, settings: Settings) -> bool:
+    speeds = {d.bandwidth_bytes_s for d in machine.devices if d.name in settings.devices}
+    return len(speeds) > 1
+
+
+def _unknown_speed(machine: Machine, settings: Settings) -> str:
+    used = (*settings.devices, "CPU")
+    unknown = [d.name for d in machine.devices if d.name in used and d.bandwidth_bytes_s is None]
+    return _join(unknown)
+
+
+def tuning_reasons(wishes: Wishes, base: Settings, found: Found) -> Iterator[Reason]:
+    """Why the cache's type or the batch is not the usual one. `base` is what was tried first."""
+    settings = found.settings
+    if not wishes.type_k and settings.type_k != DEFAULT_KV:
+        yield Reason("kv-quantized", f"KV cache {settings.type_k}: {_why_small_kv(base, found)}")
+    if wishes.n_ubatch is None and settings.n_ubatch < base.n_ubatch:
+        yield Reason("ubatch-small", f"ubatch {settings.n_ubatch}: with {base.n_ubatch} it does not fit")
+    if wishes.n_ubatch is None and settings.n_ubatch > base.n_ubatch:
+        text = f"ubatch {settings.n_ubatch}: experts come from RAM once for so many tokens of a prompt"
+        yield Reason("ubatch-large", text)
+
+
+def _why_small_kv(base: Settings, found: Found) -> str:
+    if not found.is_split or found.settings.n_ubatch < base.n_ubatch:
+        return f"with {DEFAULT_KV} it does not fit"
+    return "it makes room for more of the weights"
+
+
+def missing_reasons(missing: Mapping[str, int]) -> Iterator[Reason]:
+    """What each device lacks."""
+    for device, n_bytes in missing.items():
+        yield Reason("does-not-fit", f"{ceil_size(n_bytes)} of {place_of(device)} are missing")
+
+
+def place_of(device: str) -> str:
+    """What a device's memory is called."""
+    return "RAM" if device == "CPU" else f"memory on {device}"
+
+
+def ceil_size(n_bytes: float) -> str:
+    """Bytes in a sentence, rounded up, so that what is asked for is enough."""
+    if n_bytes >= GIB:
+        return f"{math.ceil(n_bytes / GIB * 10) / 10:.1f} GiB"
+    return f"{math.ceil(n_bytes / MIB)} MiB"
+
+
+def _join(names: Sequence[str]) -> str:
+    return " + ".join(names)

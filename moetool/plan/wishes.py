@@ -1,0 +1,148 @@
+"""What the user asked for and fixed, and what must hold of it whatever the placement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from moetool.anatomy import Anatomy
+from moetool.errors import UsageError
+from moetool.machine import Device, Machine
+from moetool.settings import Settings, TensorOverride
+
+DEFAULT_CTX = 8192
+MIB = 1 << 20
+# What a driver, its pools and other programs take that no allocator line shows.
+DEFAULT_RESERVE_BYTES = 512 * MIB
+DEFAULT_KV = "f16"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most `n_bytes` may be used of `device`; of each offload device where that is ""."""
+
+    device: str
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked for and fixed; None (or empty) leaves the choice to the plan.
+
+    `n_ctx` 0 means the model's whole training context; `n_seq` sequences share it. `devices` names the
+    offload devices that may be used (() none of them). `n_gpu_layers`, `n_cpu_moe`, `tensor_overrides` and
+    `tensor_split` mean what llama.cpp means by them. `vram` and `ram_bytes` limit what is used,
+    `reserve_bytes` is left free on every device. `draft` is a model whose memory must be there too.
+    """
+
+    n_ctx: int | None = None
+    n_seq: int = 1
+    type_k: str | None = None
+    type_v: str | None = None
+    devices: tuple[str, ...] | None = None
+    n_gpu_layers: int | None = None
+    n_cpu_moe: int | None = None
+    tensor_overrides: tuple[TensorOverride, ...] = ()
+    tensor_split: tuple[float, ...] = ()
+    n_threads: int | None = None
+    n_batch: int | None = None
+    n_ubatch: int | None = None
+    experts: int | None = None
+    vram: tuple[Limit, ...] = ()
+    ram_bytes: int | None = None
+    reserve_bytes: int | None = None
+    draft: Anatomy | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why something was chosen or refused: a stable code and a sentence."""
+
+    code: str
+    text: str
+
+
+def settle(anatomy: Anatomy, machine: Machine, wishes: Wishes) -> tuple[Settings, tuple[Reason, ...]]:
+    """What does not depend on the placement, and why it is so. Raises UsageError for what cannot be."""
+    n_ctx, context_reason = _context(anatomy, wishes)
+    _check_experts(anatomy, wishes.experts)
+    n_threads = wishes.n_threads or machine.n_threads
+    defaults = Settings()
+    settings = Settings(
+        n_ctx=n_ctx,
+        n_seq=wishes.n_seq,
+        type_k=wishes.type_k or DEFAULT_KV,
+        type_v=wishes.type_v or DEFAULT_KV,
+        n_batch=wishes.n_batch or max(defaults.n_batch, wishes.n_ubatch or 0),
+        n_ubatch=min(wishes.n_ubatch or defaults.n_ubatch, wishes.n_batch or 1 << 31),
+        n_outputs_max=wishes.n_seq,
+        n_threads=n_threads,
+        n_threads_batch=n_threads,
+        experts=wishes.experts,
+        tensor_overrides=wishes.tensor_overrides,
+    )
+    threads = Reason("threads", f"{n_threads} threads: one for each core that pays")
+    return settings, (*context_reason, *(() if wishes.n_threads else (threads,)))
+
+
+def _context(anatomy: Anatomy, wishes: Wishes) -> tuple[int, tuple[Reason, ...]]:
+    trained = anatomy.n_ctx_train or DEFAULT_CTX
+    if wishes.n_ctx is None:
+        n_ctx = min(trained, DEFAULT_CTX)
+        return n_ctx, (
+            Reason("context-default", f"context {n_ctx}: the default, up to {trained} is trained"),
+        )
+    n_ctx = wishes.n_ctx or trained
+    if n_ctx > trained:
+        text = f"context {n_ctx} is more than the {trained} this model was trained with: expect it to drift"
+        return n_ctx, (Reason("context-untrained", text),)
+    return n_ctx, ()
+
+
+def _check_experts(anatomy: Anatomy, experts: int | None) -> None:
+    if experts is None:
+        return
+    if not anatomy.n_expert:
+        raise UsageError("--experts: this model has no experts", "leave --experts out")
+    if not 1 <= experts <= anatomy.n_expert:
+        raise UsageError(
+            f"--experts {experts}: this model has {anatomy.n_expert} experts",
+            f"use 1 to {anatomy.n_expert}; the model's own number is {anatomy.n_expert_used}",
+        )
+
+
+def offload_devices(machine: Machine, wishes: Wishes) -> tuple[Device, ...]:
+    """The devices that layers may go to, in the order in which they get them: the fastest memory first.
+
+    A device of unknown speed comes after the others, and nothing is reordered that the user named.
+    Raises UsageError for a name that this machine has not.
+    """
+    able = {device.name: device for device in machine.devices if device.kind in {"gpu", "igpu"}}
+    _check_names(able, machine, wishes)
+    if wishes.n_gpu_layers == 0:
+        return ()
+    if wishes.devices is not None:
+        return tuple(able[name] for name in wishes.devices)
+    # Like llama.cpp: an integrated GPU is used only where there is no other.
+    discrete = [device for device in able.values() if device.kind == "gpu"]
+    chosen = discrete or list(able.values())
+    if wishes.tensor_split:
+        return tuple(chosen)  # the shares are in llama.cpp's order
+    return tuple(sorted(chosen, key=lambda device: -(device.bandwidth_bytes_s or 0.0)))
+
+
+def _check_names(able: dict[str, Device], machine: Machine, wishes: Wishes) -> None:
+    hint = f"this machine has: {', '.join(sorted(able)) or 'no offload device'}"
+    named = [("--device", name) for name in wishes.devices or ()]
+    named += [("--vram", limit.device) for limit in wishes.vram if limit.device]
+    for flag, name in named:
+        if name not in able:
+            raise UsageError(f"{flag} {name}: there is no such device", hint)
+    known = {device.name for device in machine.devices}
+    for override in wishes.tensor_overrides:
+        if override.device not in known:
+            raise UsageError(
+                f"--override-tensor {override.pattern}={override.device}: there is no such device",
+                f"this machine has: {', '.join(sorted(known))}",
+            )
+    if len(wishes.tensor_split) > len(wishes.devices if wishes.devices is not None else able):
+        raise UsageError("--tensor-split has more shares than there are devices", hint)

@@ -1,0 +1,116 @@
+"""A plan for people: where everything goes, how fast, why, what else could be had, what to type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from moetool.machine import Machine
+from moetool.memory import DeviceMemory
+from moetool.plan import Alternative, Plan, Reason
+from moetool.render.plain import safe_line
+from moetool.render.tables import facts_table, machine_phrase, model_phrase, show, show_command
+from moetool.render.units import show_bytes, show_gib, show_range, show_rate
+
+_PLACES = ("cpu-only", "all-offloaded", "experts-in-ram", "layers-in-ram")
+
+
+def show_plan(
+    plan: Plan, alternatives: Sequence[Alternative], remedies: Sequence[Reason], next_command: str
+) -> None:
+    """One screen; `next_command` is shown for a plan that fits, `remedies` for one that does not."""
+    show(*_parts(plan, alternatives, remedies))
+    if plan.fits:
+        show_command(next_command)
+
+
+def _parts(
+    plan: Plan, alternatives: Sequence[Alternative], remedies: Sequence[Reason]
+) -> Iterator[RenderableType]:
+    yield facts_table(_facts(plan))
+    yield Text()
+    yield _memory_table(plan)
+    yield Text()
+    style = "bold green" if plan.fits else "bold red"
+    yield Text("It fits." if plan.fits else "It does not fit.", style=style)
+    yield from (Text(f"· {safe_line(reason.text)}", style="dim") for reason in plan.reasons)
+    yield from (Text(f"→ {safe_line(remedy.text)}") for remedy in remedies)
+    yield Text(f"Speed basis: {plan.speed.missing or plan.speed.basis}", style="dim")
+    worth = [other for other in alternatives if other.is_front or other.is_pick]
+    if len(worth) > 1:
+        yield Text()
+        yield _alternatives_table(worth)
+        yield Text()
+
+
+def _facts(plan: Plan) -> dict[str, str]:
+    settings = plan.settings
+    sequences = f" for {settings.n_seq} sequences" if settings.n_seq > 1 else ""
+    return {
+        "Model": f"{plan.anatomy.name}   {model_phrase(plan.anatomy)}",
+        "This machine": machine_phrase(plan.machine),
+        "Context": f"{settings.n_ctx} tokens{sequences}, KV cache {settings.type_k}/{settings.type_v}",
+        "Decode": f"{show_range(plan.speed.decode_low, plan.speed.decode_high)} tok/s",
+        "Prompt": f"{show_range(plan.speed.prompt_low, plan.speed.prompt_high)} tok/s",
+    }
+
+
+def _memory_table(plan: Plan) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for head in ("device", "weights", "KV", "state", "compute", "output", "total", "free"):
+        table.add_column(head, justify="left" if head == "device" else "right")
+    _add_rows(table, plan.memory, plan.machine, "")
+    if plan.draft is not None:
+        _add_rows(table, plan.draft.memory, plan.machine, " draft")
+    return table
+
+
+def _add_rows(table: Table, rows: Sequence[DeviceMemory], machine: Machine, suffix: str) -> None:
+    free = {device.name: device.free_bytes for device in machine.devices}
+    for row in rows:
+        sizes = (row.weights_bytes, row.kv_bytes, row.state_bytes, row.compute_bytes, row.output_bytes)
+        cells = [show_bytes(n) if n else "–" for n in (*sizes, row.total_bytes)]
+        table.add_row(row.device + suffix, *cells, "" if suffix else show_bytes(free.get(row.device, 0)))
+
+
+def _alternatives_table(alternatives: Sequence[Alternative]) -> Table:
+    """What else could be had, the plan marked."""
+    table = Table(box=None, pad_edge=False)
+    heads = ("", "context", "KV", "VRAM", "RAM", "decode tok/s", "prompt tok/s", "placement")
+    for head in heads:
+        table.add_column(head, justify="left" if head in {"", "KV", "placement"} else "right")
+    for other in alternatives:
+        style = "bold" if other.is_pick else ""
+        table.add_row("▸" if other.is_pick else "", *_alternative_cells(other.plan), style=style)
+    return table
+
+
+def _alternative_cells(plan: Plan) -> tuple[str, ...]:
+    settings = plan.settings
+    kinds = dict.fromkeys((settings.type_k, settings.type_v))
+    vram, ram = device_bytes(plan)
+    return (
+        str(settings.n_ctx),
+        "/".join(kinds),
+        show_gib(vram) if vram else "–",
+        show_gib(ram),
+        show_rate(plan.speed.decode_tok_s),
+        show_rate(plan.speed.prompt_tok_s),
+        placement_phrase(plan),
+    )
+
+
+def placement_phrase(plan: Plan) -> str:
+    """Where things go, without why: the first half of the reasons."""
+    texts = [reason.text.partition(":")[0] for reason in plan.reasons if reason.code in _PLACES]
+    return safe_line(", ".join(texts))
+
+
+def device_bytes(plan: Plan) -> tuple[int, int]:
+    """Bytes on all offload devices together, and in RAM."""
+    offload = {device.name for device in plan.machine.devices if device.kind != "cpu"}
+    vram = sum(row.total_bytes for row in plan.memory if row.device in offload)
+    return vram, sum(row.total_bytes for row in plan.memory) - vram
