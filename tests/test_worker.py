@@ -52,7 +52,7 @@ def test_a_worker_says_what_it_lends(worker: Worker) -> None:
 
 
 def test_a_plan_has_its_device_memory_and_link(worker: Worker, moetool: Moetool) -> None:
-    done = moetool("plan", "demo", "--rpc", worker.address, "-o", "json")
+    done = moetool("plan", "demo", "--rpc", worker.address, "-ngl", "99", "-o", "json")
     assert (done.code, done.err) == (0, "")
     device = devices_of(done)["RPC0"]
     assert device["total_bytes"] == 1 << 30
@@ -67,7 +67,7 @@ def test_a_plan_has_its_device_memory_and_link(worker: Worker, moetool: Moetool)
     assert rows["RPC0"]["weights_bytes"] > 7 << 20
 
 
-@pytest.mark.parametrize("placement", [(), ("-ngl", "2"), ("--n-cpu-moe", "3")])
+@pytest.mark.parametrize("placement", [("-ngl", "99"), ("-ngl", "2"), ("-ngl", "99", "--n-cpu-moe", "3")])
 def test_the_answer_is_the_same_there(worker: Worker, moetool: Moetool, placement: tuple[str, ...]) -> None:
     here = moetool(*QUESTION)
     there = moetool(*QUESTION, "--rpc", worker.address, *placement)
@@ -77,7 +77,8 @@ def test_the_answer_is_the_same_there(worker: Worker, moetool: Moetool, placemen
 
 
 def test_bench_names_the_worker(worker: Worker, moetool: Moetool) -> None:
-    done = moetool("bench", "demo", "-p", "16", "-n", "4", "-r", "1", "--rpc", worker.address, "-o", "json")
+    test = ("-p", "16", "-n", "4", "-r", "1")
+    done = moetool("bench", "demo", *test, "--rpc", worker.address, "-ngl", "99", "-o", "json")
     assert done.code == 0
     assert {row["gpu_info"] for row in done.document["data"]["rows"]} == {f"CPU at {worker.address}"}
 
@@ -116,7 +117,7 @@ def test_a_worker_that_is_killed_ends_the_command_with_a_sentence(
     tmp_path: Path, moetool: Moetool, kills_at: Trigger
 ) -> None:
     with running_worker(tmp_path) as running, go_between(running, kills_at) as address:
-        done = moetool(*QUESTION, "--rpc", address)
+        done = moetool(*QUESTION, "--rpc", address, "-ngl", "99")
         assert running.process.poll() == -signal.SIGKILL
     assert done.code == 1
     assert f"error: The worker {address} went away." in done.err
@@ -126,7 +127,7 @@ def test_a_worker_that_is_killed_ends_the_command_with_a_sentence(
 
 def test_its_death_is_a_document_too(tmp_path: Path, moetool: Moetool) -> None:
     with running_worker(tmp_path) as running, go_between(running, at_prompt) as address:
-        done = moetool(*QUESTION, "--rpc", address, "-o", "json")
+        done = moetool(*QUESTION, "--rpc", address, "-ngl", "99", "-o", "json")
     assert (done.code, done.err) == (1, "")
     assert done.document["errors"][0]["code"] == "worker"
 
