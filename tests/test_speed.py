@@ -233,7 +233,9 @@ def test_experts_in_ram_as_published() -> None:
         ("Vulkan3", "", "vulkan"),
         ("MTL0", "Apple M3 Max", "metal"),
         ("Metal", "", "metal"),
-        ("RPC0", "", "rpc"),
+        ("RPC0", "CPU at 10.0.0.2:50052", "cpu"),
+        ("RPC0", "CUDA at 10.0.0.2:50052", "cuda"),
+        ("RPC0", "10.0.0.2:50052", "cpu"),
         ("SYCL0", "", "other"),
         ("", "", "other"),
     ],
@@ -331,6 +333,35 @@ def test_lanes_of_a_machine() -> None:
 def test_an_integrated_gpu_needs_no_link() -> None:
     shared = Device("Vulkan0", "Radeon 8060S", "igpu", 64 << 30, 60 << 30, 256 * GB, "table: …")
     assert make_lanes(replace(MACHINE, devices=(CPU, shared)))[1].link_bytes_s == 256 * GB
+
+
+def test_what_crosses_the_way_to_a_device() -> None:
+    """As counted on a worker's connection: 1 fetch a token with all layers there, 2 for each layer and 1 with
+    experts in RAM, when each piece of the graph is described anew besides."""
+    model = load("Qwen3-30B-A3B-Q4_K_M")
+    together, apart = (make_work(model, s, where(model, s)).devices[0] for s in (ALL, EXPERTS))
+    assert (together.n_waits, together.token_link_bytes) == (1, 4 * model.n_embd)
+    assert together.batch_link_bytes == 4 * model.n_vocab
+    assert apart.n_waits == 2 * model.n_layer_moe + 1
+    assert apart.token_link_bytes == (1 + 2 * model.n_layer_moe) * 4 * model.n_embd
+    assert apart.batch_link_bytes > together.batch_link_bytes + model.n_layer_moe * 30_000
+
+
+def test_a_worker_is_slowed_down_by_its_link_only() -> None:
+    model = load("Qwen3-30B-A3B-Q4_K_M")
+
+    def token_s(latency_s: float | None, bytes_s: float | None) -> float:
+        card = replace(CARD, description="CUDA at far:1", link_latency_s=latency_s, link_bytes_s=bytes_s)
+        card = replace(card, name="RPC0")
+        machine = replace(MACHINE, devices=(CPU, card))
+        settings = replace(ALL, devices=("RPC0",))
+        placement = make_placement(model, settings, machine.devices)
+        there = Where(place_tensors(model, settings, machine.devices), placement.layers, placement.output)
+        return 1 / predict_speed(model, settings, there, machine).decode_tok_s  # type: ignore[operator]
+
+    near, far, narrow = token_s(1e-9, 1e15), token_s(0.005, 1e15), token_s(1e-9, 125e6)
+    assert far - near == pytest.approx(0.005, rel=0.01)
+    assert narrow - near == pytest.approx(4 * (model.n_vocab + model.n_embd) / 125e6, rel=0.01)
 
 
 # --- calibration --------------------------------------------------------------------------------------------

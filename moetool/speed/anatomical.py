@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from moetool.anatomy import Anatomy, Layer, RoledTensor
 from moetool.quants import quant_by_name, row_bytes
@@ -34,9 +35,13 @@ def make_work(anatomy: Anatomy, settings: Settings, where: Where) -> Work:
     reads = _reads_by_device(anatomy, settings, where)
     caches = _caches_by_device(anatomy, settings, where)
     trunk = [layer for layer in anatomy.layers if not layer.mtp]
+    links = _count_links(anatomy, where)
     devices = sorted({*reads, *caches, *where.layers[: len(trunk)]}, key=lambda name: name == _CPU)
     shares = tuple(
-        _device_work(device, trunk, where, reads.get(device, ()), caches.get(device, ()))
+        replace(
+            _device_work(device, trunk, where, reads.get(device, ()), caches.get(device, ())),
+            **links.get(device, {}),
+        )
         for device in devices
     )
     return Work(shares, *_count_changes(anatomy, where))
@@ -148,3 +153,43 @@ def _path(anatomy: Anatomy, where: Where) -> Iterator[str]:
             yield where.layers[layer.index]
             yield experts.get(layer.index, where.layers[layer.index])
     yield where.output
+
+
+# --- links --------------------------------------------------------------------------------------------------
+
+# What is sent to a worker when a layer's graph is described anew, counted on a loopback connection
+# (qwen3moe): 41 KB for each piece of a graph, or some 170 tensors of 296 bytes (rpc_tensor).
+_GRAPH_BYTES = 41_000
+_VALUE_BYTES = 4  # activations and logits travel as F32
+
+
+def _count_links(anatomy: Anatomy, where: Where) -> dict[str, dict[str, Any]]:
+    """Device -> waits and bytes on the way to it and from it (the fields of `DeviceWork`).
+
+    Activations come in and are fetched from where they leave; to experts elsewhere go the choice and its
+    weights too, so that two things are fetched; from the output device one row of logits. A worker keeps one
+    graph: where a device has several pieces of it, each is described again for every batch (graph reuse in
+    ggml_backend_rpc_graph_compute).
+    """
+    found: dict[str, dict[str, Any]] = {}
+
+    def add(device: str, n_waits: int = 0, token: float = 0.0, batch: float = 0.0) -> None:
+        links = found.setdefault(device, {"n_waits": 0, "token_link_bytes": 0.0, "batch_link_bytes": 0.0})
+        links["n_waits"] += n_waits
+        links["token_link_bytes"] += token
+        links["batch_link_bytes"] += batch
+
+    activation = _VALUE_BYTES * anatomy.n_embd
+    path = list(_path(anatomy, where))
+    pieces: Counter[str] = Counter()
+    for number, (here, there) in enumerate(zip(path, path[1:], strict=False)):
+        if here != there:
+            to_experts = number % 2 == 1  # the path goes layer, experts, layer, experts
+            add(here, n_waits=2 if to_experts else 1, token=activation)
+            add(there, token=activation)
+            pieces[there] += 1
+    add(where.output, n_waits=1, batch=_VALUE_BYTES * anatomy.n_vocab)
+    for device, count in pieces.items():
+        if count > 1:
+            add(device, batch=count * _GRAPH_BYTES)
+    return found

@@ -17,7 +17,6 @@ _BACKENDS = {
     "metal": "metal",
     "mtl": "metal",
     "vulkan": "vulkan",
-    "rpc": "rpc",
 }
 
 
@@ -27,7 +26,10 @@ class Lane:
 
     `kind` chooses the kernels' constants. `bandwidth_bytes_s` is None when unknown; `measured` tells a
     measured figure from a data sheet's. `link_bytes_s` is the way to the RAM (None: unknown, or none is
-    needed). `n_threads` counts on a CPU only.
+    needed). `n_threads` counts on a CPU only; a worker's CPU is taken to have as many as this machine.
+
+    `link_latency_s`, seconds for a question and its answer, tells a worker's device from those of this
+    machine. Its measured bandwidth is what a product of weights with a vector reached, all told.
     """
 
     device: str
@@ -36,6 +38,12 @@ class Lane:
     measured: bool = False
     link_bytes_s: float | None = None
     n_threads: int = 1
+    link_latency_s: float | None = None
+
+    @property
+    def is_remote(self) -> bool:
+        """Does a worker lend it?"""
+        return self.link_latency_s is not None
 
 
 def make_lanes(machine: Machine, n_threads: int = 0) -> tuple[Lane, ...]:
@@ -53,6 +61,7 @@ def _make_lane(device: Device, n_threads: int) -> Lane:
         measured=device.bandwidth_source.startswith("measured"),
         link_bytes_s=device.link_bytes_s or shared,
         n_threads=n_threads,
+        link_latency_s=device.link_latency_s,
     )
 
 
@@ -61,7 +70,13 @@ _HBM = re.compile(r"\b(P100|V100|A30|A100|A800|H100|H20|H200|H800|GH200|B100|B20
 
 
 def lane_kind(name: str, description: str = "") -> str:
-    """The family of kernels behind a device's name; "other" for a backend without constants."""
+    """The family of kernels behind a device's name; "other" for a backend without constants.
+
+    Behind a worker's device is what its description begins with ("CUDA at host:port"), a CPU if it says
+    nothing.
+    """
+    if name.startswith("RPC"):
+        return "cuda" if description.startswith("CUDA at ") else "cpu"
     letters = re.match(r"[A-Za-z]*", name)
     kind = _BACKENDS.get(letters[0].lower() if letters else "", "other")
     return "cuda_hbm" if kind == "cuda" and _HBM.search(description) else kind

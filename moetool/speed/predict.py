@@ -13,6 +13,7 @@ from moetool.speed.work import DeviceWork, Read, Work
 # (ggml's offload_op, from 32 tokens on).
 _OFFLOADING = frozenset({"cuda", "rocm", "vulkan"})
 _OFFLOAD_TOKENS = 32
+_CPU = "CPU"
 
 BASIS = "bandwidth model, no calibration yet"
 
@@ -76,8 +77,20 @@ def decode_s(work: Work, lanes: Mapping[str, Lane], depth: float, constants: Con
     seconds = first.token_s + work.n_hops * first.hop_s + work.n_borders * first.border_s
     for share in work.devices:
         lane = lanes[share.device]
-        seconds += _device_decode_s(share, lane, constants.of(lane.kind), depth)
+        seconds += _device_decode_s(share, lane, constants.of(lane.kind), depth) + _link_s(share, lane, 1)
     return seconds
+
+
+def _link_s(share: DeviceWork, lane: Lane, n_tokens: int) -> float:
+    """Seconds that one batch spends on the way to a worker's device and back.
+
+    What is sent is not answered, what is fetched is (ggml_backend_rpc_buffer_set_tensor and _get_tensor,
+    ggml_backend_rpc_graph_compute in ggml/src/ggml-rpc/ggml-rpc.cpp): only the latter waits.
+    """
+    if lane.link_latency_s is None or lane.link_bytes_s is None:
+        return 0.0
+    n_bytes = n_tokens * share.token_link_bytes + share.batch_link_bytes
+    return share.n_waits * lane.link_latency_s + n_bytes / lane.link_bytes_s
 
 
 def _device_decode_s(share: DeviceWork, lane: Lane, kernels: KernelConstants, depth: float) -> float:
@@ -119,9 +132,9 @@ def prompt_s(work: Work, lanes: Mapping[str, Lane], load: Load, constants: Const
         lane = lanes[share.device]
         kernels = constants.of(lane.kind)
         for read in share.reads:
-            copied = helper if read.routed and lane.kind == "cpu" else None
+            copied = helper if read.routed and share.device == _CPU else None
             seconds += n_batches * _batch_s(read, lane, copied, n_tokens, constants)
-        seconds += n_batches * _layers_s(share, kernels)
+        seconds += n_batches * (_layers_s(share, kernels) + _link_s(share, lane, n_tokens))
         seconds += _attention_s(share, lane, kernels, load)
     return seconds
 
@@ -162,6 +175,8 @@ def _flops_s(lane: Lane, kernels: KernelConstants, quant: str) -> float:
 
 def _bandwidth(lane: Lane, kernels: KernelConstants) -> float:
     assert lane.bandwidth_bytes_s is not None
+    if lane.is_remote:
+        return lane.bandwidth_bytes_s / kernels.read_share  # measured through a product
     return lane.bandwidth_bytes_s * (1.0 if lane.measured else kernels.sheet_share)
 
 
@@ -170,7 +185,7 @@ def _offloader(work: Work, lanes: Mapping[str, Lane], n_tokens: int) -> Lane | N
     if n_tokens < _OFFLOAD_TOKENS:
         return None
     used = (lanes[share.device] for share in work.devices)
-    return next((lane for lane in used if lane.kind in _OFFLOADING), None)
+    return next((lane for lane in used if lane.kind in _OFFLOADING and not lane.is_remote), None)
 
 
 def _missing_bandwidth(work: Work, lanes: Mapping[str, Lane]) -> str:
@@ -186,9 +201,7 @@ def _missing_link(work: Work, lanes: Mapping[str, Lane], load: Load) -> str:
     helper = _offloader(work, lanes, min(load.n_ubatch, load.n_prompt))
     if helper is None or helper.link_bytes_s is not None:
         return ""
-    in_ram = any(
-        read.routed for share in work.devices if lanes[share.device].kind == "cpu" for read in share.reads
-    )
+    in_ram = any(read.routed for share in work.devices if share.device == _CPU for read in share.reads)
     if not in_ram:
         return ""
     return f"the link between RAM and {helper.device} is unknown: state link_bytes_s in a --machine file"

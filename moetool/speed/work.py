@@ -43,7 +43,11 @@ class Cache:
 @dataclass(frozen=True)
 class DeviceWork:
     """One device's share: `n_layers` blocks, of which `n_moe` route to experts and `n_recurrent` keep a
-    state instead of a cache; `state_bytes` is that state's size (read and written for each token)."""
+    state instead of a cache; `state_bytes` is that state's size (read and written for each token).
+
+    The rest counts where the way to the device is long: `n_waits` times a batch waits for something that
+    is fetched from there; `token_link_bytes` go there and back for each token, `batch_link_bytes` for each
+    batch besides."""
 
     device: str
     reads: tuple[Read, ...] = ()
@@ -52,6 +56,9 @@ class DeviceWork:
     n_layers: int = 0
     n_moe: int = 0
     n_recurrent: int = 0
+    n_waits: int = 0
+    token_link_bytes: float = 0.0
+    batch_link_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
