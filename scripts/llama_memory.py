@@ -21,6 +21,10 @@ from llama_cpp import llama_cpp as api
 
 _lib = api._lib
 _lines: list[str] = []
+# What a loaded model depends on; the other settings are of its contexts.
+_OF_MODEL = (
+    *("workers", "n_gpu_layers", "tensor_split", "cpu_overrides", "overrides", "load_mtp", "repack"),
+)
 _CPU_BUFFERS = ("CPU", "CPU_Mapped", "CPU_REPACK", "CPU_Lazy")
 
 
@@ -39,6 +43,10 @@ _buffer_name = _pointer("ggml_backend_buft_name", ctypes.c_char_p, ctypes.c_void
 _breakdown = _pointer(
     "_Z26llama_get_memory_breakdownPK13llama_context", None, ctypes.c_void_p, ctypes.c_void_p
 )
+
+
+_cpu_buffer = _pointer("ggml_backend_cpu_buffer_type", ctypes.c_void_p)
+_device_buffer = _pointer("ggml_backend_dev_buffer_type", ctypes.c_void_p, ctypes.c_void_p)
 
 
 class _Override(ctypes.Structure):
@@ -98,9 +106,13 @@ def model_params(settings: dict[str, Any], workers: list[int], keep: list[Any]) 
         shares = (ctypes.c_float * 128)(*split)
         keep.append(shares)
         params.tensor_split = shares
-    if patterns := settings.get("cpu_overrides"):
-        cpu = _pointer("ggml_backend_cpu_buffer_type", ctypes.c_void_p)()
-        rows = (_Override * (len(patterns) + 1))(*[_Override(p.encode(), cpu) for p in patterns])
+    overrides = [(pattern, "CPU") for pattern in settings.get("cpu_overrides", [])]
+    overrides += settings.get("overrides", [])
+    if overrides:
+        rows = (_Override * (len(overrides) + 1))()
+        for row, (pattern, device) in zip(rows, overrides, strict=False):
+            row.pattern = pattern.encode()
+            row.buffer = _cpu_buffer() if device == "CPU" else _device_buffer(workers[int(device[3:])])
         keep.append(rows)
         params.tensor_buft_overrides = ctypes.addressof(rows)
     return params

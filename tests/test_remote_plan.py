@@ -64,6 +64,9 @@ def test_a_table_with_the_pick_marked_and_the_next_command(
     assert "of headers read in" in done.out
     assert lines[-1] == f"moetool pull {REPO}:Q8_0"
     assert max(map(len, lines)) <= 160
+    assert not [line for line in lines if line != line.rstrip()]
+    narrow = plan(moetool, repo, tmp_path, REPO, COLUMNS="100").out.splitlines()
+    assert max(map(len, narrow[:-1])) <= 100
 
 
 def test_the_document_holds_the_pick_the_candidates_and_the_cost(
@@ -91,6 +94,18 @@ def test_a_wished_speed_or_quant_is_obeyed(moetool: Moetool, repo: HubWorld, tmp
     assert data["why"]["code"] == "best-speed"
     assert plan(moetool, repo, tmp_path, REPO, "--quant", "Q9").code == 5
     assert plan(moetool, repo, tmp_path, "demo", "--quant", "Q8_0").code == 2
+
+
+def test_on_this_machine_the_pick_is_held_against_the_allocator_before_a_weight_is_here(
+    moetool: Moetool, world: HubWorld, measured: None
+) -> None:
+    world.server.put(REPO, {"model-IQ1_S.gguf": quant_file("OLMoE", "IQ1_S", WORDS)})
+    done = moetool("plan", REPO, "--ctx", "1024", HF_ENDPOINT=world.server.url)
+    assert done.code == 0, done.err
+    assert "llama.cpp's allocator agrees within 0.0% (dry run)" in done.out
+    assert sum(entry.sent_bytes for entry in world.server.bodies()) < 4_000_000
+    line = moetool("plan", REPO, "--ctx", "1024", "--emit", "llama-server", HF_ENDPOINT=world.server.url).out
+    assert line.startswith(f"llama-server -hf {REPO}:IQ1_S -c 1024 ")
 
 
 def test_nothing_fits_says_what_would(moetool: Moetool, repo: HubWorld, tmp_path: Path) -> None:

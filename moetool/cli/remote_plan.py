@@ -235,6 +235,7 @@ def choose_for_pull(name: ModelName, revision: str, kinds: Sequence[str], *, ask
         if not trouble.is_unreachable:
             raise
         return name.text
+    found = check_pick(found)
     show_remote(found, "", on_stderr=True)
     problem = refusal(found)
     if problem:

@@ -63,7 +63,9 @@ def speed_of(
     calibration: Sequence[Calibration] = (),
     load: Load | None = None,
 ) -> Speed:
-    """The speed of a model under settings, on a machine."""
+    """The speed of a model under settings, on a machine; without a load, llama-bench's, with a prompt that
+    fills the ubatch."""
+    load = load or Load(n_prompt=max(Load().n_prompt, settings.n_ubatch), n_ubatch=settings.n_ubatch)
     placement = make_placement(anatomy, settings, machine.devices)
     tensors = place_tensors(anatomy, settings, machine.devices)
     where = Where(tensors, placement.layers, placement.output)

@@ -20,7 +20,7 @@ from moetool.settings import Settings, TensorOverride
 NOTABLE_GAIN = 1.1
 SMALL_KV = "q8_0"
 SMALL_UBATCHES = (256, 128)
-LARGE_UBATCHES = (2048, 1024)
+LARGE_UBATCHES = (1024,)
 _MOST_ROUNDS = 8
 # A quantized cache is tried where the cache is at least this part of what lies in RAM for want of room.
 _WORTH_MOVING = 0.1

@@ -1,0 +1,282 @@
+"""The search for a placement: what is parted, dealt out, made smaller, and what is said about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_plan import DEMO, GIB, MOE, codes, header_named, machine, on
+
+from moetool.anatomy import Anatomy
+from moetool.errors import UsageError
+from moetool.machine import Machine
+from moetool.memory import device_memory
+from moetool.plan import (
+    Allocated,
+    Limit,
+    Plan,
+    Wishes,
+    make_alternatives,
+    make_budget,
+    make_plan,
+    remedies,
+    settle_plan,
+)
+from moetool.settings import Settings, TensorOverride
+
+DENSE = header_named("Gemma-3-27B")
+F16 = Wishes(n_ctx=8192, type_k="f16", type_v="f16", n_ubatch=512)
+MIB = 1 << 20
+
+
+def text_of(plan: Plan, code: str) -> str:
+    return next(reason.text for reason in plan.reasons if reason.code == code)
+
+
+def with_speeds(here: Machine, *speeds: float | None) -> Machine:
+    """The machine with other bandwidths, in the order of its devices."""
+    pairs = zip(here.devices, speeds, strict=True)
+    return replace(here, devices=tuple(replace(d, bandwidth_bytes_s=s) for d, s in pairs))
+
+
+def with_links(here: Machine) -> Machine:
+    return replace(here, devices=tuple(replace(d, link_bytes_s=16e9) for d in here.devices))
+
+
+# --- what goes where ---------------------------------------------------------------------------------------
+
+
+def test_a_card_is_filled_to_less_than_one_expert_matrix() -> None:
+    plan = make_plan(MOE, machine(64, 12), F16)
+    (matrix,) = {t.info.n_bytes for t in MOE.tensors if t.info.name == "blk.20.ffn_up_exps.weight"}
+    left = make_budget(plan.machine, plan.wishes).available["CUDA0"] - on(plan, "CUDA0")
+    assert 0 <= left < 1.5 * matrix
+    # One of the patterns parts a layer: some of its matrices here, some there.
+    assert len(plan.settings.tensor_overrides) == 2
+    assert "of 1 of them in part" in text_of(plan, "experts-in-ram")
+
+
+def brute(anatomy: Anatomy, here: Machine, wishes: Wishes) -> list[float]:
+    """Decode speeds of every placement with the experts of the first or last N layers in RAM that fits."""
+    found = []
+    for n in range(anatomy.n_layer + 1):
+        for blocks in (range(n), range(anatomy.n_layer - n, anatomy.n_layer)):
+            pattern = rf"blk\.({'|'.join(map(str, blocks))})\.ffn_(up|down|gate)_exps"
+            moved = (TensorOverride(pattern, "CPU"),) if n else ()
+            plan = make_plan(anatomy, here, replace(wishes, tensor_overrides=moved, n_cpu_moe=0))
+            if plan.fits and plan.speed.decode_tok_s:
+                found.append(plan.speed.decode_tok_s)
+    return found
+
+
+def test_no_split_by_layers_is_faster() -> None:
+    here = machine(64, 8)
+    plan = make_plan(MOE, here, F16)
+    fixed = replace(F16, n_gpu_layers=MOE.n_layer + 1)
+    assert plan.speed.decode_tok_s is not None
+    assert plan.speed.decode_tok_s >= max(brute(MOE, here, fixed))
+
+
+def test_unequal_cards_get_unequal_shares_the_faster_first() -> None:
+    here = with_speeds(machine(64, 12, 12), 200e9, 900e9, 60e9)
+    plan = make_plan(MOE, here, F16)
+    assert plan.settings.devices == ("CUDA1", "CUDA0")
+    assert on(plan, "CUDA1") > on(plan, "CUDA0") > 0
+    assert sum(plan.settings.tensor_split) == plan.settings.n_gpu_layers == MOE.n_layer + 1
+    assert "the faster memory first" in text_of(plan, "split")
+    equal = make_plan(MOE, here, replace(F16, tensor_split=(1.0, 1.0)))
+    assert (plan.speed.decode_tok_s or 0) > (equal.speed.decode_tok_s or 0)
+
+
+def test_a_card_that_holds_everything_is_used_alone() -> None:
+    plan = make_plan(MOE, machine(64, 8, 48), F16)
+    assert plan.settings.devices == ("CUDA1",)
+    assert plan.settings.tensor_split == ()
+
+
+def test_a_slow_device_is_left_alone_where_ram_is_faster() -> None:
+    here = with_speeds(machine(64, 48), 5e9, 60e9)
+    plan = make_plan(MOE, here, F16)
+    assert plan.settings.devices == ()
+    assert text_of(plan, "cpu-only") == "everything in RAM: CUDA0 would not make it faster"
+
+
+def test_devices_of_unknown_speed_come_before_ram_and_after_known_ones() -> None:
+    unknown = make_plan(MOE, with_speeds(machine(64, 12), None, 60e9), F16)
+    assert unknown.settings.n_gpu_layers == MOE.n_layer + 1
+    assert 0 < unknown.n_layers_experts_in_ram < MOE.n_layer
+    assert unknown.speed.decode_tok_s is None
+    assert "order-of-preference" in codes(unknown)
+    both = make_plan(MOE, with_speeds(machine(64, 12, 12), None, 500e9, 60e9), F16)
+    assert both.settings.devices[0] == "CUDA1"
+
+
+def test_next_token_layers_do_not_push_a_layer_into_ram() -> None:
+    with_mtp = header_named("GLM-4.5-Air")
+    assert with_mtp.n_layer_mtp
+    plan = make_plan(with_mtp, machine(200, 140), F16)
+    assert plan.settings.n_gpu_layers == len(with_mtp.layers) + 1
+    assert on(plan, "CPU") < 2 * GIB
+
+
+# --- cache and batch ---------------------------------------------------------------------------------------
+
+
+def test_a_smaller_batch_comes_before_a_smaller_cache_and_both_are_said() -> None:
+    long = Wishes(n_ctx=65536, reserve_bytes=0)
+    need = sum(row.total_bytes for row in make_plan(DENSE, machine(500), long).memory)
+    plan = make_plan(DENSE, machine((need - 64 * MIB) / GIB), long)
+    assert plan.fits
+    assert (plan.settings.type_k, plan.settings.n_ubatch) == ("f16", 256)
+    assert text_of(plan, "ubatch-small") == "ubatch 256: with 512 it does not fit"
+    tight = make_plan(DENSE, machine((need - 1500 * MIB) / GIB), long)
+    assert tight.fits
+    assert tight.settings.type_k == tight.settings.type_v == "q8_0"
+    assert text_of(tight, "kv-quantized") == "KV cache q8_0: with f16 it does not fit"
+    assert not make_plan(DENSE, tight.machine, replace(long, type_k="f16", type_v="f16")).fits
+
+
+def test_a_quantized_cache_must_be_worth_it() -> None:
+    worth = make_plan(MOE, machine(64, 15), Wishes(n_ctx=40960))
+    assert worth.settings.type_k == "q8_0"
+    f16 = make_plan(MOE, machine(64, 15), Wishes(n_ctx=40960, type_k="f16", type_v="f16"))
+    assert (worth.speed.decode_tok_s or 0) > (f16.speed.decode_tok_s or 0)
+    assert "makes room" in text_of(worth, "kv-quantized")
+    assert make_plan(MOE, machine(64, 48), Wishes(n_ctx=40960)).settings.type_k == "f16"
+
+
+def test_a_larger_ubatch_reads_experts_from_ram_less_often() -> None:
+    plan = make_plan(MOE, with_links(machine(64, 6)), Wishes(n_ctx=8192, type_k="f16", type_v="f16"))
+    assert plan.settings.n_ubatch == 1024
+    assert "ubatch-large" in codes(plan)
+    small = make_plan(MOE, plan.machine, F16)
+    assert (plan.speed.prompt_tok_s or 0) > 1.2 * (small.speed.prompt_tok_s or 0)
+    # A short context has no such prompts.
+    short = make_plan(MOE, plan.machine, Wishes(n_ctx=512, type_k="f16", type_v="f16"))
+    assert short.settings.n_ubatch == 512
+
+
+# --- limits and what was fixed -----------------------------------------------------------------------------
+
+
+@settings(max_examples=15, deadline=None)
+@given(each=st.floats(2, 20), one=st.floats(1, 20), ram=st.floats(18, 40))
+def test_limits_are_kept(each: float, one: float, ram: float) -> None:
+    limits = (Limit("", int(each * GIB)), Limit("CUDA1", int(one * GIB)))
+    plan = make_plan(MOE, machine(64, 24, 24), replace(F16, vram=limits, ram_bytes=int(ram * GIB)))
+    assert plan.fits
+    assert on(plan, "CUDA0") <= each * GIB
+    assert on(plan, "CUDA1") <= one * GIB
+    assert on(plan, "CPU") <= ram * GIB
+
+
+def test_the_reserve_is_what_was_asked_for() -> None:
+    plan = make_plan(MOE, machine(64, 12), replace(F16, reserve_bytes=4 * GIB))
+    assert on(plan, "CUDA0") <= 8 * GIB
+    assert make_budget(plan.machine, Wishes(reserve_bytes=0)).available["CUDA0"] == 12 * GIB
+
+
+def test_what_was_asked_for_is_not_called_too_large() -> None:
+    plan = make_plan(MOE, machine(64, 48), replace(F16, n_cpu_moe=18))
+    assert text_of(plan, "experts-in-ram") == "experts of 18 layers in RAM: asked for"
+    assert text_of(make_plan(MOE, machine(64, 48), replace(F16, n_gpu_layers=5)), "layers-in-ram") == (
+        "5 of 49 layers on CUDA0: asked for"
+    )
+    assert text_of(make_plan(MOE, machine(64, 48), replace(F16, devices=())), "cpu-only").endswith(
+        "asked for"
+    )
+
+
+def test_what_cannot_be_meant_is_refused() -> None:
+    two: Sequence[tuple[Wishes, str]] = [
+        (Wishes(vram=(Limit("CUDA7", GIB),)), "--vram CUDA7"),
+        (Wishes(tensor_overrides=(TensorOverride("x", "CUDA7"),)), "--override-tensor"),
+        (Wishes(tensor_split=(1.0, 1.0, 1.0)), "--tensor-split"),
+    ]
+    for wishes, flag in two:
+        with pytest.raises(UsageError, match=flag):
+            make_plan(MOE, machine(64, 48), wishes)
+
+
+def test_a_draft_model_takes_its_room_first() -> None:
+    plan = make_plan(MOE, machine(64, 12), replace(F16, draft=DEMO))
+    assert plan.draft is not None
+    drafted = {row.device: row.total_bytes for row in plan.draft.memory}
+    available = make_budget(plan.machine, plan.wishes).available
+    for row in plan.memory:
+        assert row.total_bytes + drafted.get(row.device, 0) <= available[row.device]
+    assert "draft" in codes(plan)
+
+
+# --- answers that are not a yes ----------------------------------------------------------------------------
+
+
+def test_every_remedy_helps() -> None:
+    long = Wishes(n_ctx=32768, type_k="f16", type_v="f16", n_ubatch=512)
+    plan = make_plan(MOE, machine(19.5), long)
+    said = {remedy.code: remedy.text for remedy in remedies(plan)}
+    assert set(said) == {"smaller-cache", "shorter-context", "smaller-quant", "more-memory"}
+    assert make_plan(MOE, machine(19.5), replace(long, type_k="q8_0", type_v="q8_0")).fits
+    n_ctx = int(said["shorter-context"].split("--ctx ")[1].split()[0])
+    assert make_plan(MOE, machine(19.5), replace(long, n_ctx=n_ctx)).fits
+    assert not make_plan(MOE, machine(19.5), replace(long, n_ctx=2 * n_ctx)).fits
+    more = float(said["more-memory"].split()[0])
+    assert make_plan(MOE, machine(19.5 + more), long).fits
+    assert not list(remedies(make_plan(MOE, machine(64), long)))
+
+
+def test_a_fixed_flag_that_is_in_the_way_is_named() -> None:
+    plan = make_plan(MOE, machine(64, 12), replace(F16, n_gpu_layers=49, n_cpu_moe=0))
+    assert not plan.fits
+    assert {"without --gpu-layers it fits", "without --n-cpu-moe it fits"} <= {r.text for r in remedies(plan)}
+
+
+def test_a_plan_that_the_allocator_finds_too_large_is_made_anew() -> None:
+    here = machine(64, 12)
+    plan = make_plan(MOE, here, F16)
+
+    def allocate(tried: Plan) -> Allocated:
+        own = {row.device: row.compute_bytes for row in tried.memory}
+        kv_bytes = sum(row.kv_bytes for row in tried.memory)
+        return Allocated(kv_bytes, own | {"CUDA0": own["CUDA0"] + 900 * MIB})
+
+    settled = settle_plan(plan, allocate)
+    assert settled.fits
+    assert settled.n_layers_experts_in_ram > plan.n_layers_experts_in_ram
+    assert on(settled, "CUDA0") <= make_budget(here, F16).available["CUDA0"]
+    assert "the larger counts" in text_of(settled, "dry-run")
+
+
+def test_alternatives_fit_and_the_front_is_not_beaten() -> None:
+    plan = make_plan(MOE, machine(64, 12), Wishes(n_ctx=8192))
+    others = make_alternatives(plan)
+    assert others[0].plan is plan
+    assert others[0].is_pick
+    assert {other.plan.settings.type_k for other in others} == {"f16", "q8_0"}
+    assert max(other.plan.settings.n_ctx for other in others) > 8192
+    assert all(other.plan.fits for other in others)
+    front = [o.plan for o in others if o.is_front]
+    for one in front:
+        for other in front:
+            better = (
+                one.settings.n_ctx > other.settings.n_ctx
+                and (one.speed.decode_tok_s or 0) > (other.speed.decode_tok_s or 0)
+                and on(one, "CUDA0") < on(other, "CUDA0")
+                and one.settings.type_k == other.settings.type_k
+            )
+            assert not better
+
+
+# --- parted layers in the memory model ---------------------------------------------------------------------
+
+
+def test_a_parted_layer_computes_on_both_sides() -> None:
+    here = machine(64, 48)
+    base = Settings(n_ctx=4096, devices=("CUDA0",), n_gpu_layers=MOE.n_layer + 1)
+    parted = replace(base, tensor_overrides=(TensorOverride(r"blk\.7\.(ffn_down_exps)\.", "CPU"),))
+    whole = {row.device: row.compute_bytes for row in device_memory(MOE, base, here.devices)}
+    both = {row.device: row.compute_bytes for row in device_memory(MOE, parted, here.devices)}
+    assert both["CUDA0"] > whole["CUDA0"]  # a copy of the matrix, for long batches
