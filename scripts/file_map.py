@@ -8,6 +8,7 @@ scripts/file_map.py --check  exit 1 if it is not up to date
 from __future__ import annotations
 
 import ast
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -36,8 +37,10 @@ def describe(path: Path) -> str:
     if path.suffix == ".py":
         found = ast.get_docstring(ast.parse(text)) or ""
     else:
-        comments = (line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#"))
-        found = next((line for line in comments if line and not line.startswith("!")), "")
+        lines = [line for line in text.splitlines() if not line.startswith("#!")]
+        comments = itertools.takewhile(lambda line: line.startswith("#"), lines)
+        # Its first paragraph, as of a docstring.
+        found = "\n".join(line.removeprefix("#").strip() for line in comments).strip()
     paragraph = " ".join(found.split("\n\n")[0].split())
     head, dot, _ = paragraph.partition(". ")
     return head.rstrip(".") + ("." if dot or paragraph.endswith(".") else "")

@@ -174,6 +174,17 @@ def test_chat_keeps_the_conversation_and_leaves_at_ctrl_d(tmp_path: Path) -> Non
     assert "Traceback" not in transcript
 
 
+def test_chat_takes_messages_with_a_slash_and_says_how_to_go_on_when_it_is_full(tmp_path: Path) -> None:
+    long = b"Nora has 5 red pens. " * 60
+    transcript = _on_a_terminal(
+        tmp_path, ["run", "demo", "--ctx", "256", "-n", "8"], [b"//clear\n", long + b"\n", b"\x04"]
+    )
+    assert "The conversation starts anew" not in transcript
+    assert "tok/s" in transcript.partition("> //clear")[2].partition("> ")[0]
+    assert "do not fit" in transcript
+    assert "(/clear starts anew)" in transcript
+
+
 def test_escape_sequences_do_not_reach_a_terminal_but_do_reach_a_file(
     moetool: Moetool, tmp_path: Path
 ) -> None:

@@ -23,6 +23,9 @@ from moetool.prompt import Message, chat_tokens, plain_tokens
 from moetool.render.plain import AnswerWriter, notice
 from moetool.settings import Sampling
 
+# Less than this many bytes a token is worth counting exactly.
+_USUAL_PIECE_BYTES = 16
+
 
 @dataclass(frozen=True)
 class Request:
@@ -110,6 +113,7 @@ def matcher_for(engine: Engine, constraint: Constraint | None) -> Matcher | None
 
 def prompt_tokens(engine: Engine, opened: Opened, request: Request) -> list[int]:
     """The request's prompt as tokens: through the chat template, or bare with --raw."""
+    refuse_hopeless(engine, request.prompt)
     template = opened.header.get_str("tokenizer.chat_template")
     if request.raw or not template:
         if not request.raw and not request.quiet:
@@ -117,6 +121,21 @@ def prompt_tokens(engine: Engine, opened: Opened, request: Request) -> list[int]
         return plain_tokens(engine.vocabulary, request.prompt)
     messages = [Message("system", request.system)] if request.system else []
     return chat_tokens(engine.vocabulary, template, [*messages, Message("user", request.prompt)])
+
+
+def refuse_hopeless(engine: Engine, prompt: str) -> None:
+    """ContextFull for a prompt that cannot fit however it is cut into tokens: cutting would take minutes."""
+    n_ctx = engine.n_ctx
+    if len(prompt) <= n_ctx * _USUAL_PIECE_BYTES:
+        return
+    # Blanks apart: some tokenizers and templates drop them.
+    n_bytes = len("".join(prompt.split()).encode("utf-8", "surrogateescape"))
+    least = n_bytes // max(map(len, engine.vocabulary.all_pieces()))
+    if least > n_ctx:
+        raise ContextFull(
+            f"The prompt has more than {least} tokens: they do not fit into a context of {n_ctx}",
+            "ask for a larger one with --ctx, or shorten the prompt",
+        )
 
 
 def _answer(engine: Engine, opened: Opened, plan: Plan, request: Request, sampling: Sampling) -> None:

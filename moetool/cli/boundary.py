@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -13,6 +15,7 @@ import typer
 
 from moetool.engine.aborts import when_llama_aborts
 from moetool.errors import Interrupted, MoetoolError, UsageError
+from moetool.render.plain import reset_terminal, show_error, use_plain_letters
 
 # Typer brings its own copy of Click and does not export the base class of its usage errors; importing the
 # `click` package instead would name a class that is never raised.
@@ -35,6 +38,7 @@ def run_command_line(arguments: Sequence[str]) -> int:
 
     arguments = arguments or ["--help"]
     _open_missing_streams()
+    use_plain_letters()
     when_llama_aborts(partial(_leave, arguments))
     try:
         code = make_app()(args=list(arguments), standalone_mode=False, prog_name="moetool")
@@ -44,7 +48,7 @@ def run_command_line(arguments: Sequence[str]) -> int:
     except MoetoolError as error:
         return fail(error, arguments)
     except _USAGE_ERROR as error:
-        return fail(_usage(error), arguments)
+        return fail(_usage(error, arguments), arguments)
     except (KeyboardInterrupt, typer.Abort):
         return fail(Interrupted("Interrupted"), arguments)
     except BrokenPipeError:
@@ -72,8 +76,6 @@ def fail(error: MoetoolError, arguments: Sequence[str]) -> int:
 
             print_json(envelope(command_of(arguments), None, error))
         else:
-            from moetool.render.plain import show_error
-
             show_error(error)
     except BrokenPipeError:
         return _pipe_is_gone()
@@ -94,21 +96,23 @@ def print_result(command: str, data: Any, problem: MoetoolError | None = None) -
 
 def wants_json(arguments: Sequence[str]) -> bool:
     """Was `--output json` asked for? Read from the bare arguments, since parsing them may be what failed."""
-    pairs = zip(arguments, [*arguments, ""][1:], strict=True)
+    options = list(itertools.takewhile(lambda argument: argument != "--", arguments))
+    pairs = zip(options, [*options, ""][1:], strict=True)
+    # -q takes no value, so that -qo is two options in one.
     return any(
-        a in {"--output=json", "-ojson"} or (a in {"--output", "-o"} and b == "json") for a, b in pairs
+        re.fullmatch(r"--output=json|-q*ojson", a) or (re.fullmatch(r"--output|-q*o", a) and b == "json")
+        for a, b in pairs
     )
 
 
 def command_of(arguments: Sequence[str]) -> str:
-    """The command's name: the first argument that is not an option."""
-    return next((a for a in arguments if not a.startswith("-")), "")
+    """The command's name: the first argument that is no option, nor the value of one before the command."""
+    pairs = zip(["", *arguments], arguments, strict=False)
+    return next((a for before, a in pairs if not a.startswith("-") and before not in {"-o", "--output"}), "")
 
 
 def _leave(arguments: Sequence[str], error: MoetoolError) -> NoReturn:
     """End the process from wherever it is, for llama.cpp has given up: nothing can be unwound or freed."""
-    from moetool.render.plain import reset_terminal
-
     reset_terminal()
     code = fail(error, arguments)
     sys.stdout.flush()
@@ -132,10 +136,24 @@ def _bug(error: Exception) -> MoetoolError:
     )
 
 
-def _usage(error: Exception) -> UsageError:
+# Wordings of the libraries that parse the command line -> ours.
+_REWORDED = (
+    (r"^Invalid value for '([^']+)'[^:]*: ", r"\1: "),
+    (r"Input should be a valid integer.*", "this must be a whole number"),
+    (r"Input should be a valid number.*", "this must be a number"),
+    (r"Input should be greater than or equal to ", "this must be at least "),
+    (r"Input should be less than or equal to ", "this must be at most "),
+    (r"Value error, ", ""),
+    (r"^Got unexpected extra arguments?(?:\(s\))? \((.*)\)", r"One argument too many: \1"),
+)
+
+
+def _usage(error: Exception, arguments: Sequence[str]) -> UsageError:
     message = error.format_message() if hasattr(error, "format_message") else str(error)
+    for theirs, ours in _REWORDED:
+        message = re.sub(theirs, ours, message)
     context = getattr(error, "ctx", None)
-    command = context.command_path if context else "moetool"
+    command = context.command_path if context else f"moetool {command_of(arguments)}".strip()
     return UsageError(message, f"{command} --help shows what there is, with examples")
 
 

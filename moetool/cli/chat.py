@@ -11,7 +11,7 @@ from moetool.generate import CONTEXT, INTERRUPTED, Generation, Stats
 from moetool.prompt import Message, chat_tokens, keep_prefix, plain_tokens
 from moetool.render.plain import AnswerWriter, notice, show_error
 
-HELP = "/clear starts anew · /quit or Ctrl-D leaves · Ctrl-C stops an answer"
+HELP = "/clear starts anew · /quit or Ctrl-D leaves · Ctrl-C stops an answer · // begins a message with /"
 
 
 def chat(engine: Engine, opened: Opened, request: Request, ctrl_c: CtrlC) -> None:
@@ -24,10 +24,10 @@ def chat(engine: Engine, opened: Opened, request: Request, ctrl_c: CtrlC) -> Non
         if line == "/clear":
             messages = _opening(request)
             notice("The conversation starts anew.")
-        elif line.startswith("/"):
+        elif line.startswith("/") and not line.startswith("//"):
             notice(HELP)
         elif line:
-            asked = [*messages, Message("user", line)]
+            asked = [*messages, Message("user", line.removeprefix("/"))]
             reply = _reply(engine, opened, request, asked, ctrl_c)
             messages = messages if reply is None else [*asked, Message("assistant", reply)]
 
@@ -74,6 +74,7 @@ def _reply(
             writer.write(token.text)
     except ContextFull as error:
         show_error(error)
+        notice("(/clear starts anew)")
         return None
     writer.write(generation.rest())
     writer.end()

@@ -5,8 +5,10 @@ stdout is the result, stderr is everything else.
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
+from io import TextIOWrapper
 from typing import TextIO
 
 from moetool.errors import MoetoolError
@@ -17,6 +19,31 @@ _CONTROLS = {*range(32), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")}
 # These reorder what is written around them.
 _BIDI = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 _HARMLESS = dict.fromkeys(_CONTROLS | _BIDI, "\N{REPLACEMENT CHARACTER}")
+
+
+# What tables and sentences use besides ASCII, for terminals and files that have no more than that.
+_PLAIN = {"–": "-", "—": "-", "×": "x", "·": "*", "▸": ">", "…": "...", "√": "sqrt", "±": "+/-", "↑": "^"}
+_PLAIN |= dict.fromkeys("█▉▊▋▌▍", "#") | dict.fromkeys("▎▏", "|") | {"░": "."}
+
+
+def use_plain_letters() -> None:
+    """Make stdout and stderr write other letters where their encoding lacks one, instead of failing."""
+    codecs.register_error("plain-letters", _plainer)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and not has_all_letters(stream):
+            stream.reconfigure(errors="plain-letters")
+
+
+def has_all_letters(stream: TextIO) -> bool:
+    """Whether a stream's encoding can say any text."""
+    return (stream.encoding or "").lower().replace("_", "-").startswith(("utf-", "utf8"))
+
+
+def _plainer(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(letter, "?") for letter in lacking), error.end
 
 
 def safe(text: str) -> str:

@@ -1,0 +1,83 @@
+"""What stands between a command and a shell: wordings of usage errors, documents, encodings."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from cli_fixture import Moetool, moetool
+
+from moetool.cli.boundary import command_of, run_command_line, wants_json
+
+__all__ = ["moetool"]  # fixtures
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted", "command"),
+    [
+        ("run demo Hello --output json", True, "run"),
+        ("run demo Hello --output=json", True, "run"),
+        ("-o json plan demo", True, "plan"),
+        ("run -ojson demo", True, "run"),
+        ("run -qo json demo", True, "run"),
+        ("run -qojson demo", True, "run"),
+        ("run demo -o text", False, "run"),
+        ("run demo -s json", False, "run"),
+        ("run demo -- -o json", False, "run"),
+        ("--output", False, ""),
+    ],
+)
+def test_a_document_is_wanted_however_it_is_written(line: str, wanted: bool, command: str) -> None:
+    assert wants_json(line.split()) == wanted
+    assert command_of(line.split()) == command
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "hint"),
+    [
+        ("run demo hi --temp abc", "--temperature: this must be a number.", "moetool run --help"),
+        ("run demo hi --top-p 3", "--top-p: this must be at most 1.", "moetool run --help"),
+        ("run demo hi -t 0", "--threads: this must be at least 1.", "moetool run --help"),
+        (
+            "bench demo -o xml",
+            "--output: 'xml' is not one of 'text', 'json', 'csv', 'md'.",
+            "moetool bench --help",
+        ),
+        ("plan demo extra", "One argument too many: extra.", "moetool plan --help"),
+        ("plan --ctx", "Option '--ctx' requires an argument.", "moetool plan --help"),
+    ],
+)
+def test_usage_errors_are_in_our_words(
+    line: str, message: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command_line(line.split()) == 2
+    said, hinted = capsys.readouterr().err.splitlines()
+    assert said == f"error: {message}"
+    assert hint in hinted
+
+
+def test_other_letters_where_an_encoding_lacks_some(moetool: Moetool) -> None:
+    done = moetool("inspect", "demo", PYTHONIOENCODING="ascii")
+    assert done.code == 0, done.err
+    assert "4: 4 x full attention + MoE" in done.out
+    assert "##" in done.out
+    failed = moetool("inspect", "./n\u00f6where.gguf", PYTHONIOENCODING="ascii")
+    assert failed.code == 5
+    assert "n?where.gguf" in failed.err
+
+
+def test_a_document_is_json_in_any_encoding(moetool: Moetool) -> None:
+    done = moetool("inspect", "./n\u00f6where.gguf", "-o", "json", PYTHONIOENCODING="latin-1")
+    assert done.code == 5
+    assert done.out.isascii()
+    assert "n\u00f6where.gguf" in json.loads(done.out)["errors"][0]["message"]
+
+
+def test_a_prompt_that_cannot_fit_is_refused_before_it_is_cut_into_tokens(moetool: Moetool) -> None:
+    done = moetool("run", "demo", stdin="word " * 4_000_000)
+    assert done.code == 1
+    assert done.err.startswith("error: The prompt has more than ")
+    assert "--ctx" in done.err
+    # Blanks may count for nothing.
+    blank = moetool("run", "demo", "Hi", "-n", "1", stdin=" " * 100_000 + "x")
+    assert "more than" not in blank.err
