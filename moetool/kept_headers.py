@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from moetool.gguf import ArrayRef, Header, Split, TensorInfo, Value
+from moetool.home import read_home
 from moetool.hub import RepoListing
 from moetool.names import ModelFile, QuantFiles, Sidecar
 from moetool.quants import quant_by_id
@@ -29,10 +29,8 @@ _DAMAGED = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionE
 
 
 def read_kept_folder() -> Path:
-    """$MOETOOL_HOME, else the user's cache folder."""
-    home = os.environ.get("MOETOOL_HOME")
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return (Path(home) if home else Path(cache) / "moetool") / "headers"
+    """Where headers and listings are kept."""
+    return read_home() / "headers"
 
 
 def read_kept_header(folder: Path, repo: str, file: ModelFile) -> Header | None:

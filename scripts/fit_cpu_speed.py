@@ -11,16 +11,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moetool.speed import Cache, DeviceWork, Lane, Load, Read, Work, parse_constants
-from moetool.speed.constants import by_quant
+from moetool.speed.constants import by_quant, quant_group
 from moetool.speed.predict import decode_s, prompt_s
 
 FILE = Path(__file__).parent.parent / "moetool" / "data" / "speed.json"
@@ -32,6 +33,8 @@ Name = tuple[str, ...]
 SIGMA = {"read_share": 0.15, "routed_share": 0.15, "routed_flops_share": 0.3}
 SIGMA_ELSE = 1.0
 NOISE = 0.08
+# Beyond this error (logarithm) a run counts less and less: on a shared machine some are disturbed.
+OUTLIER = 0.15
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,22 @@ def parse_share(share: Mapping[str, Any]) -> DeviceWork:
     return DeviceWork(**{**share, "reads": reads, "caches": caches})
 
 
+def with_usual_bandwidth(runs: Sequence[Run]) -> list[Run]:
+    """Each run with the median bandwidth of all with as many threads: one second's reading is not the
+    next one's, and what a machine keeps is one figure."""
+    found: dict[int, list[float]] = {}
+    for run in runs:
+        found.setdefault(run.lane.n_threads, []).append(run.lane.bandwidth_bytes_s or 0.0)
+    usual = {n_threads: statistics.median(rates) for n_threads, rates in found.items()}
+    return [replace(run, lane=replace(run.lane, bandwidth_bytes_s=usual[run.lane.n_threads])) for run in runs]
+
+
 def names_of(runs: Sequence[Run]) -> list[Name]:
     """The constants that these runs tell something of."""
     reads = [read for run in runs for share in run.work.devices for read in share.reads]
     # Norms and routers are F32 and small: nothing can be learnt of that type.
     types = sorted({read.quant for read in reads if read.quant != "F32"})
-    names: list[Name] = [("read_share",), ("layer_s",), ("token_s",)]
+    names: list[Name] = [("read_share",), ("layer_s",), ("token_s",), ("attention_flops_share",)]
     names += [(table, quant) for table in ("weight_s", "thread_flops_s") for quant in types]
     if any(read.routed for read in reads):
         names += [("routed_share",), ("moe_layer_s",), ("routed_flops_share",)]
@@ -105,6 +118,17 @@ def moved(document: Mapping[str, Any], names: Sequence[Name], logs: Array) -> di
     return changed
 
 
+def tidied(document: Mapping[str, Any], names: Sequence[Name]) -> dict[str, Any]:
+    """Three digits, and a group's value is the middle of its measured types'."""
+    changed = deepcopy(dict(document))
+    cpu = changed["kernels"]["cpu"]
+    measured = {name[1] for name in names if len(name) > 1}
+    for table in (cpu["weight_s"], cpu["thread_flops_s"]):
+        for group in {quant_group(quant) for quant in measured}:
+            table[group] = statistics.median(table[q] for q in measured if quant_group(q) == group)
+    return json.loads(json.dumps(changed), parse_float=lambda text: float(f"{float(text):.3g}"))
+
+
 def fit(runs: Sequence[Run], document: Mapping[str, Any], names: Sequence[Name]) -> Array:
     """Logarithms by which the constants move: least squares with priors (Gauss-Newton)."""
 
@@ -116,10 +140,11 @@ def fit(runs: Sequence[Run], document: Mapping[str, Any], names: Sequence[Name])
     sigma = np.array([SIGMA.get(name[0], SIGMA_ELSE) for name in names])
     for _ in range(12):
         base = residuals(logs)
+        noise = NOISE * np.hypot(1, base / OUTLIER)
         steps = np.eye(len(names)) * 0.02
         jacobian = np.stack([(residuals(logs + step) - base) / 0.02 for step in steps], 1)
-        left = np.concatenate([jacobian / NOISE, np.diag(1 / sigma)])
-        right = np.concatenate([-base / NOISE, -logs / sigma])
+        left = np.concatenate([jacobian / noise[:, None], np.diag(1 / sigma)])
+        right = np.concatenate([-base / noise, -logs / sigma])
         logs = logs + np.clip(np.linalg.lstsq(left, right, rcond=None)[0], -0.5, 0.5)
     return logs
 
@@ -153,12 +178,12 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--write", action="store_true", help=f"write {FILE.name}")
     args = parser.parse_args()
-    runs = [parse_run(json.loads(line)) for line in args.runs.read_text().splitlines()]
+    runs = with_usual_bandwidth([parse_run(json.loads(line)) for line in args.runs.read_text().splitlines()])
     names = names_of(runs)
     document = with_types(json.loads(FILE.read_text()), names)
     show(runs, document, names)
     if args.write:
-        best = moved(document, names, fit(runs, document, names))
+        best = tidied(moved(document, names, fit(runs, document, names)), names)
         best["source"] = best["source"].replace("CPU kernels estimated", "CPU kernels measured")
         FILE.write_text(json.dumps(best, indent=1) + "\n")
 

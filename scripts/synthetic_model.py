@@ -84,6 +84,15 @@ def _f32(rng: np.random.Generator, blocks: np.ndarray) -> None:
     blocks[:] = rng.normal(0, SIGMA, len(blocks)).astype(np.float32).view(np.uint8).reshape(-1, 4)
 
 
+def _codebook(weights_per_scale: float) -> Callable[[np.random.Generator, np.ndarray], None]:
+    """Types that begin with one scale: `weights_per_scale` is what a usual weight is of it."""
+
+    def fill(rng: np.random.Generator, blocks: np.ndarray) -> None:
+        blocks[:, :2] = _scales(rng, len(blocks), SIGMA / weights_per_scale)
+
+    return fill
+
+
 # Where a type keeps its scales decides what makes a block sane; the rest of the block is random bytes.
 FILLERS: dict[str, Callable[[np.random.Generator, np.ndarray], None]] = {
     "Q8_0": _q8_0,
@@ -93,6 +102,13 @@ FILLERS: dict[str, Callable[[np.random.Generator, np.ndarray], None]] = {
     "Q6_K": _q6_k,
     "Q2_K": _q2_k,
     "Q3_K": _q3_k,
+    "IQ4_NL": _codebook(60),
+    "IQ4_XS": _codebook(1000),
+    "IQ3_S": _codebook(128),
+    "IQ3_XXS": _codebook(112),
+    "IQ2_XS": _codebook(40),
+    "IQ2_XXS": _codebook(40),
+    "IQ1_S": _codebook(8),
     "MXFP4": _mxfp4,
     "F16": _f16,
     "BF16": _bf16,

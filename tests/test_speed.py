@@ -15,16 +15,12 @@ from moetool.memory import make_placement, place_tensors
 from moetool.settings import Settings, TensorOverride
 from moetool.speed import (
     Cache,
-    Calibration,
     DeviceWork,
     Lane,
     Load,
     Read,
-    Speed,
-    Target,
     Where,
     Work,
-    calibrate,
     lane_kind,
     load_constants,
     make_lanes,
@@ -364,53 +360,9 @@ def test_a_worker_is_slowed_down_by_its_link_only() -> None:
     assert narrow - near == pytest.approx(4 * (model.n_vocab + model.n_embd) / 125e6, rel=0.01)
 
 
-# --- calibration --------------------------------------------------------------------------------------------
-
-SPEED = Speed(100.0, 75.0, 130.0, 1000.0, 500.0, 1600.0)
-TARGET = Target("here", "qwen3moe", "Q4_K_M", ("CPU",))
-
-
-def run(ratio: float, **more: object) -> Calibration:
-    record = Calibration("here", "qwen3moe", "Q4_K_M", ("CPU",), 100.0, 100.0 * ratio, 1000.0, 500.0)
-    return replace(record, **more)  # type: ignore[arg-type]
-
-
-def test_without_runs_nothing_changes() -> None:
-    assert calibrate(SPEED, TARGET, []) == SPEED
-    assert calibrate(SPEED, TARGET, [run(2.0, fingerprint="elsewhere")]) == SPEED
-
-
-def test_runs_of_the_same_model_come_close_to_what_was_measured() -> None:
-    speed = calibrate(SPEED, TARGET, [run(0.7)])
-    assert speed.decode_tok_s == pytest.approx(70, rel=0.03)
-    assert "1 run on this machine" in speed.basis
-    assert calibrate(SPEED, TARGET, [run(0.7)] * 3).decode_tok_s == pytest.approx(70, rel=0.01)
-
-
-def test_runs_of_another_model_count_for_less() -> None:
-    other = {"arch": "llama", "quant": "Q8_0", "devices": ("CUDA0",)}
-    near = calibrate(SPEED, TARGET, [run(0.5)]).decode_tok_s
-    far = calibrate(SPEED, TARGET, [run(0.5, **other)]).decode_tok_s
-    assert near < far < 100  # type: ignore[operator]
-
-
-@settings(deadline=None)
-@given(ratios=st.lists(st.floats(0.2, 5.0), min_size=1, max_size=8))
-def test_calibration_stays_within_what_was_measured_and_narrows(ratios: list[float]) -> None:
-    speed = calibrate(SPEED, TARGET, [run(ratio) for ratio in ratios])
-    assert speed.decode_tok_s is not None
-    assert min(*ratios, 1.0) * 99.9 <= speed.decode_tok_s <= max(*ratios, 1.0) * 100.1
-    assert speed.decode_high / speed.decode_low <= 130 / 75  # type: ignore[operator]
-
-
-def test_an_unknown_speed_stays_unknown() -> None:
-    unknown = Speed(None, None, None, None, None, None, missing="no bandwidth")
-    speed = calibrate(unknown, TARGET, [run(1.0)])
-    assert speed.decode_tok_s is None
-    assert speed.missing == "no bandwidth"
-
-
 def test_a_target_names_where_the_model_lies() -> None:
     model = load("OLMoE-1B-7B-Q4_K_M")
     assert make_target(model, ALL, MACHINE).devices == ("CUDA0",)
     assert make_target(model, Settings(), MACHINE).devices == ("CPU",)
+    assert make_target(model, Settings(n_threads=3), MACHINE).n_threads == 3
+    assert make_target(model, Settings(), MACHINE).n_threads == MACHINE.n_threads

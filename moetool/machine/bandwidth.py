@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from moetool.home import read_home
 from moetool.machine.procfs import read_text
 from moetool.machine.record import Device, Machine
 
@@ -176,10 +177,8 @@ def fingerprint(machine: Machine) -> str:
 
 
 def cache_path() -> Path:
-    """$MOETOOL_HOME, else the user's cache folder."""
-    home = os.environ.get("MOETOOL_HOME")
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return (Path(home) if home else Path(cache) / "moetool") / "bandwidth.json"
+    """Where measurements are kept."""
+    return read_home() / "bandwidth.json"
 
 
 # --- measuring -------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ tested without any header. The constants and their sources are in data/speed.jso
 """
 
 from moetool.speed.anatomical import Where, make_work
-from moetool.speed.calibration import Calibration, Target, calibrate
+from moetool.speed.calibration import Calibration, Target, calibrate, weigh
 from moetool.speed.constants import Constants, KernelConstants, load_constants, parse_constants
 from moetool.speed.forecast import make_target, predict_speed
 from moetool.speed.lanes import Lane, lane_kind, make_lanes
@@ -39,4 +39,5 @@ __all__ = [
     "parse_constants",
     "predict_speed",
     "predict_work",
+    "weigh",
 ]

@@ -33,6 +33,14 @@ def predict_speed(
 
 
 def make_target(anatomy: Anatomy, settings: Settings, machine: Machine) -> Target:
-    """What calibration records are compared with; bench and run write the same four into theirs."""
+    """What calibration records are compared with; bench and run write the same into theirs."""
     devices = settings.devices if settings.n_gpu_layers else ()
-    return Target(fingerprint(machine), anatomy.arch, anatomy.quant, devices or ("CPU",))
+    return Target(
+        fingerprint=fingerprint(machine),
+        model=anatomy.name,
+        weights_bytes=anatomy.weights_bytes,
+        arch=anatomy.arch,
+        quant=anatomy.quant,
+        devices=devices or ("CPU",),
+        n_threads=settings.n_threads or machine.n_threads,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -105,11 +106,12 @@ def _device_decode_s(share: DeviceWork, lane: Lane, kernels: KernelConstants, de
 
 
 def _read_s(read: Read, lane: Lane, kernels: KernelConstants, bandwidth: float) -> float:
-    """Reading and multiplying: on a CPU whichever is slower, elsewhere unpacking adds to reading."""
+    """Reading and multiplying: a CPU's cores do both, half overlapping (measured: between the sum and the
+    larger of the two); elsewhere unpacking adds to reading."""
     part = kernels.routed_share if read.routed else kernels.read_share
     if kernels.weight_s is not None:
         computing = read.n_weights * by_quant(kernels.weight_s, read.quant) / lane.n_threads
-        return max(read.n_bytes / (bandwidth * part), computing)
+        return math.hypot(read.n_bytes / (bandwidth * part), computing)
     unpacking = read.n_weights * by_quant(kernels.unpack_bytes, read.quant)
     return (read.n_bytes + unpacking) / (bandwidth * part)
 
