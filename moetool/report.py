@@ -21,6 +21,7 @@ from moetool.plan import Alternative, Draft, Plan, Reason
 from moetool.pulling import PullResult
 from moetool.quality import Quality, expected_loss
 from moetool.remote import RemoteHeaders
+from moetool.speed import Speed
 from moetool.store import Removal
 
 ENVELOPE_VERSION = 1
@@ -240,8 +241,11 @@ class Loaded:
     buffers: tuple[BufferSize, ...]
 
 
-def of_run(text: str, stats: Stats, loaded: Loaded, plan: Plan, seed: int) -> dict[str, Any]:
-    """The run document: the answer, what it took, and the promise beside the measurement."""
+def of_run(
+    text: str, stats: Stats, loaded: Loaded, plan: Plan, predicted: Speed, seed: int
+) -> dict[str, Any]:
+    """The run document: the answer, what it took, and the promise beside the measurement. `predicted` is the
+    speed for this prompt at this depth; the plan's own is for llama-bench's tests."""
     return {
         "text": text,
         "finish_reason": stats.finish_reason,
@@ -255,10 +259,10 @@ def of_run(text: str, stats: Stats, loaded: Loaded, plan: Plan, seed: int) -> di
         "decode_tok_s": stats.decode_tok_s,
         "plan": of_plan(plan, loaded.file_name),
         "predicted": {
-            "decode_tok_s": plan.speed.decode_tok_s,
-            "decode_low": plan.speed.decode_low,
-            "decode_high": plan.speed.decode_high,
-            "prompt_tok_s": plan.speed.prompt_tok_s,
+            "decode_tok_s": predicted.decode_tok_s,
+            "decode_low": predicted.decode_low,
+            "decode_high": predicted.decode_high,
+            "prompt_tok_s": predicted.prompt_tok_s,
             "total_bytes": sum(row.total_bytes for row in plan.memory),
         },
         "measured": {

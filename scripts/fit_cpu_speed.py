@@ -184,10 +184,6 @@ def main() -> None:
     show(runs, document, names)
     if args.write:
         best = tidied(moved(document, names, fit(runs, document, names)), names)
-        best["source"] = best["source"].replace(
-            "CPU kernels estimated",
-            "CPU kernels measured by scripts/measure_cpu_speed.py on cores with AVX-512",
-        )
         FILE.write_text(json.dumps(best, indent=1) + "\n")
 
 

@@ -25,6 +25,10 @@ from moetool.speed import Cache, Constants, DeviceWork, Lane, parse_constants
 from moetool.speed.constants import quant_group
 from moetool.speed.predict import decode_s, touched_bytes
 
+SOURCE = (
+    "scripts/fit_speed.py over published llama.cpp results;"
+    " CPU kernels: scripts/fit_cpu_speed.py over tests/data/cpu_speed.jsonl, cores with AVX-512"
+)
 OUT = Path(__file__).parent.parent / "moetool" / "data" / "speed.json"
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -283,7 +287,7 @@ LINK_SHARE = 0.67
 
 
 def make_kernels(decode: Array, prompt: Array) -> dict[str, dict[str, Any]]:
-    """All families' constants; "other" and "rpc" take the common ones."""
+    """All families' constants; "other" takes the common ones."""
     decode_logs = Model(DECODE, decode_coefficients).priors
     prompt_logs = Model(PROMPT, prompt_coefficients).priors
     found = {}
@@ -312,7 +316,7 @@ def make_document(kernels: Mapping[str, Any], decode_errors: Array, prompt_error
     low, high = np.exp(np.quantile(decode_errors, [0.1, 0.9]))
     prompt_low, prompt_high = np.exp(np.quantile(prompt_errors, [0.1, 0.9]))
     return {
-        "source": "scripts/fit_speed.py over published llama.cpp results; CPU kernels estimated",
+        "source": SOURCE,
         "date": datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat(),
         "link_share": LINK_SHARE,
         "decode_low": rounded(low),

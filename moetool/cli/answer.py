@@ -14,14 +14,18 @@ from moetool.cli.boundary import print_result
 from moetool.cli.interrupt import CtrlC
 from moetool.cli.local_plan import refusal_of
 from moetool.cli.opening import Opened, plan_for, read_this_machine
+from moetool.cli.recording import keep_answer, load_of
 from moetool.constrain import Constraint, Matcher, TokenTable, make_matcher, make_tokenizer
 from moetool.engine.model import Engine
 from moetool.errors import ContextFull, Interrupted, MoetoolError, OutputInvalid
 from moetool.generate import CONTEXT, INTERRUPTED, Generation, Limits, Stats
+from moetool.machine.paging import read_page_faults
 from moetool.plan import Plan, Wishes
 from moetool.prompt import Message, chat_tokens, plain_tokens
 from moetool.render.plain import AnswerWriter, notice
+from moetool.render.units import show_range
 from moetool.settings import Sampling
+from moetool.speed import Speed
 
 # Less than this many bytes a token is worth counting exactly.
 _USUAL_PIECE_BYTES = 16
@@ -58,7 +62,7 @@ def answer_request(
         else:
             from moetool.cli.chat import chat
 
-            chat(engine, opened, request, ctrl_c)
+            chat(engine, opened, plan, request, ctrl_c)
 
 
 def require_fit(plan: Plan, name: str) -> None:
@@ -144,22 +148,25 @@ def _answer(engine: Engine, opened: Opened, plan: Plan, request: Request, sampli
     # A constrained answer is shown whole or not at all, except to a person who watches it grow.
     hold = request.as_json or (request.constraint is not None and not sys.stdout.isatty())
     writer = AnswerWriter(hold=hold)
+    n_faults = read_page_faults()
     for token in generation:
         writer.write(token.text)
     writer.write(generation.rest())
     stats = generation.stats
     assert stats is not None  # the iteration has ended
+    keep_answer(plan, stats, read_page_faults() - n_faults)
+    predicted = plan.predict(load_of(plan, stats))
     problem = _problem(stats, generation.text)
     if request.as_json:
         loaded = report.Loaded(opened.model.paths[0].name, engine.load_s, engine.buffers)
-        document = report.of_run(generation.text, stats, loaded, plan, sampling.seed)
+        document = report.of_run(generation.text, stats, loaded, plan, predicted, sampling.seed)
         print_result("run", document, problem)
         return
     if problem is None:
         writer.release()
     writer.end()
     if not request.quiet and sys.stderr.isatty():
-        notice(stats_line(stats))
+        notice(stats_line(stats, predicted))
     if problem is not None:
         raise problem
 
@@ -178,13 +185,15 @@ def _problem(stats: Stats, text: str) -> MoetoolError | None:
     return None
 
 
-def stats_line(stats: Stats) -> str:
-    """The dim line under an answer."""
+def stats_line(stats: Stats, predicted: Speed) -> str:
+    """The dim line under an answer; the prediction stands beside what was measured."""
     parts = [f"{stats.generated_tokens} tokens"]
     if stats.ttft_s is not None:
         parts.append(f"first token {stats.ttft_s:.2f} s")
     if stats.decode_tok_s is not None:
-        parts.append(f"{stats.decode_tok_s:.1f} tok/s")
+        promised = show_range(predicted.decode_low, predicted.decode_high)
+        expected = f" (predicted {promised})" if predicted.decode_tok_s else ""
+        parts.append(f"{stats.decode_tok_s:.1f} tok/s{expected}")
     if stats.forced_tokens:
         parts.append(f"{stats.forced_tokens} tokens forced by the grammar")
     return " · ".join(parts)

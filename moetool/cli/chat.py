@@ -8,13 +8,15 @@ from moetool.cli.opening import Opened
 from moetool.engine.model import Engine
 from moetool.errors import ContextFull
 from moetool.generate import CONTEXT, INTERRUPTED, Generation, Stats
+from moetool.plan import Plan
 from moetool.prompt import Message, chat_tokens, keep_prefix, plain_tokens
 from moetool.render.plain import AnswerWriter, notice, show_error
+from moetool.speed import Load, Speed
 
 HELP = "/clear starts anew · /quit or Ctrl-D leaves · Ctrl-C stops an answer · // begins a message with /"
 
 
-def chat(engine: Engine, opened: Opened, request: Request, ctrl_c: CtrlC) -> None:
+def chat(engine: Engine, opened: Opened, plan: Plan, request: Request, ctrl_c: CtrlC) -> None:
     """Read lines and answer them until the user leaves; earlier turns stay in the KV cache."""
     notice(f"{opened.model.name} · {HELP}")
     messages = _opening(request)
@@ -28,7 +30,7 @@ def chat(engine: Engine, opened: Opened, request: Request, ctrl_c: CtrlC) -> Non
             notice(HELP)
         elif line:
             asked = [*messages, Message("user", line.removeprefix("/"))]
-            reply = _reply(engine, opened, request, asked, ctrl_c)
+            reply = _reply(engine, opened, plan, request, asked, ctrl_c)
             messages = messages if reply is None else [*asked, Message("assistant", reply)]
 
 
@@ -57,7 +59,7 @@ def _read_line(ctrl_c: CtrlC) -> str | None:
 
 
 def _reply(
-    engine: Engine, opened: Opened, request: Request, messages: list[Message], ctrl_c: CtrlC
+    engine: Engine, opened: Opened, plan: Plan, request: Request, messages: list[Message], ctrl_c: CtrlC
 ) -> str | None:
     """Answer the last message; None when it did not fit."""
     template = opened.header.get_str("tokenizer.chat_template")
@@ -80,15 +82,15 @@ def _reply(
     writer.end()
     stats = generation.stats
     assert stats is not None  # the iteration has ended
-    _after(stats, request)
+    _after(stats, request, plan.predict(Load(depth=engine.n_past)))
     ctrl_c.forget()
     return generation.text
 
 
-def _after(stats: Stats, request: Request) -> None:
+def _after(stats: Stats, request: Request, predicted: Speed) -> None:
     if stats.finish_reason == INTERRUPTED:
         notice("(stopped)")
     elif stats.finish_reason == CONTEXT:
         notice("(the context is full: /clear starts anew, --ctx gives a larger one)")
     elif not request.quiet:
-        notice(stats_line(stats))
+        notice(stats_line(stats, predicted))

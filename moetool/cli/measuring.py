@@ -10,6 +10,7 @@ from moetool.bench.speed import SpeedSamples, SpeedTest, measure_speed
 from moetool.cli.answer import load_engine, require_fit
 from moetool.cli.interrupt import CtrlC
 from moetool.cli.opening import Opened, plan_for, read_this_machine
+from moetool.cli.recording import Measured, keep_measured
 from moetool.engine.devices import read_build
 from moetool.errors import UsageError
 from moetool.plan import Plan, Wishes
@@ -40,7 +41,19 @@ def measure_all(
         step_progress("Measuring", len(tests) * (repetitions + 1)) as on_step,
     ):
         measured = [measure_speed(engine, test, repetitions, on_step) for test in tests]
+    for samples in measured:
+        keep_measured(plan, _measured(plan, samples), "bench")
     return tuple(_row(opened, plan, samples, test_time) for samples in measured)
+
+
+def _measured(plan: Plan, samples: SpeedSamples) -> Measured:
+    test, tok_s = samples.test, samples.median_tok_s
+    load = _load(plan, test)
+    return Measured(load, prompt_tok_s=tok_s) if test.n_prompt else Measured(load, decode_tok_s=tok_s)
+
+
+def _load(plan: Plan, test: SpeedTest) -> Load:
+    return Load(n_prompt=test.n_prompt or 512, n_ubatch=plan.settings.n_ubatch, depth=test.n_depth)
 
 
 def _row(opened: Opened, plan: Plan, samples: SpeedSamples, test_time: str) -> BenchRow:
@@ -48,8 +61,7 @@ def _row(opened: Opened, plan: Plan, samples: SpeedSamples, test_time: str) -> B
     settings, anatomy = plan.settings, opened.anatomy
     gpus = [device for device in plan.machine.devices if device.name in settings.devices]
     test = samples.test
-    load = Load(n_prompt=test.n_prompt or 512, n_ubatch=settings.n_ubatch, depth=test.n_depth)
-    predicted, low, high = _predicted(plan.predict(load), is_prompt=test.n_prompt > 0)
+    predicted, low, high = _predicted(plan.predict(_load(plan, test)), is_prompt=test.n_prompt > 0)
     return BenchRow(
         model_filename=str(opened.model.paths[0]),
         model_type=f"{anatomy.name} {anatomy.quant}",

@@ -100,10 +100,11 @@ def _with_links(machine: Machine) -> Machine:
 
 
 def plan_for(opened: Opened, machine: Machine, wishes: Wishes) -> Plan:
-    """The plan for a model on a machine."""
+    """The plan for a model on a machine; this machine's own runs correct its speed."""
+    from moetool.kept_runs import read_runs, read_runs_path
     from moetool.plan import make_plan
 
-    return make_plan(opened.anatomy, machine, wishes)
+    return make_plan(opened.anatomy, machine, wishes, read_runs(read_runs_path()))
 
 
 def check_by_dry_run(plan: Plan, paths: Sequence[Path]) -> Plan:

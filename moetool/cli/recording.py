@@ -48,8 +48,8 @@ def load_of(plan: Plan, stats: Stats) -> Load:
 
 
 def keep_answer(plan: Plan, stats: Stats, n_faults: int) -> None:
-    """Keep the decode speed of an answer that tells something of it: long enough, drawn token by token (forced
-    ones come in batches), with its weights in memory (`n_faults` pages were read from disk meanwhile)."""
+    """Keep the decode speed of an answer that tells something of it: long enough, drawn token by token
+    (forced ones come in batches), its weights in memory (`n_faults` pages came from disk meanwhile)."""
     from moetool.kept_runs import MIN_TOKENS
 
     is_cold = n_faults > stats.generated_tokens

@@ -92,13 +92,14 @@ def choose_remote(
     from moetool.choice import choose
     from moetool.hub import read_hub
     from moetool.kept_headers import read_kept_folder
+    from moetool.kept_runs import read_runs, read_runs_path
     from moetool.remote import read_listing, read_remote_headers
 
     hub, folder = read_hub(), read_kept_folder()
     listing, notice = read_listing(hub, name.repo, revision or name.revision or "main", folder)
     headers = read_remote_headers(hub, listing, wanted_quants(listing, name), folder)
     candidates = make_candidates(headers, listing, hub.cache_dir)
-    choice = choose(candidates, read_machine(), wishes, min_tok_s)
+    choice = choose(candidates, read_machine(), wishes, min_tok_s, read_runs(read_runs_path()))
     problems = [f"{i.quant.label}: its header is damaged. {i.problem}" for i in headers.headers if i.problem]
     return RemoteChoice(listing, headers, choice, tuple(filter(None, (notice, *problems, _beside(listing)))))
 
