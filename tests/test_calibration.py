@@ -58,6 +58,12 @@ def test_the_less_a_run_shares_the_less_it_counts(other: dict[str, object]) -> N
     assert near < far < 100  # type: ignore[operator]
 
 
+def test_a_tiny_model_says_little_of_a_large_one() -> None:
+    tiny = [run(0.3, model="demo", weights_bytes=8_000_000)] * 3
+    like = [run(0.9, model="Llama", weights_bytes=16_000_000_000, arch="llama")] * 3
+    assert calibrate(SPEED, TARGET, [*tiny, *like]).decode_tok_s == pytest.approx(90, rel=0.03)
+
+
 def test_many_runs_of_others_do_not_drown_the_file_itself() -> None:
     others = [run(0.5, model=f"other {i}", arch="llama", quant="Q8_0") for i in range(5)]
     assert calibrate(SPEED, TARGET, [*others, run(0.9)]).decode_tok_s == pytest.approx(90, rel=0.03)

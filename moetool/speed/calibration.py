@@ -45,6 +45,9 @@ _SAME_DEVICES = 2.0
 _SAME_QUANT = 2.0
 _SAME_ARCH = 2.0
 _SAME_FILE = 16.0
+# Within this factor, size decides alike what counts: caches and barriers, or the memory.
+_LIKE_SIZE = 4.0
+_NEAR = 4.0
 # As if one run of the machine had equalled the prediction: a single odd run must not rule.
 _PRIOR = 1.0
 # After so much evidence the interval is this part of the uncalibrated one.
@@ -83,6 +86,8 @@ def weigh(run: Target, target: Target) -> float:
     weight *= _SAME_DEVICES if run.devices == target.devices else 1.0
     weight *= _SAME_QUANT if run.quant == target.quant else 1.0
     weight *= _SAME_ARCH if run.arch == target.arch else 1.0
+    ratio = max(run.weights_bytes, 1) / max(target.weights_bytes, 1)
+    weight *= _LIKE_SIZE if 1 / _NEAR <= ratio <= _NEAR else 1.0
     is_same = (run.model, run.weights_bytes) == (target.model, target.weights_bytes)
     return weight * (_SAME_FILE if is_same else 1.0)
 
