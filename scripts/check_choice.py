@@ -2,13 +2,13 @@
 """Is the chosen placement the fastest? Each placement that fits is measured, and the choice held against it.
 
     scripts/synthetic_model.py /tmp/moe.gguf --type Q8_0 --layers 8 --embd 1024 --experts 32 --used 4
-    scripts/check_choice.py /tmp/moe.gguf --share 0.6 --vocab 32000
+    scripts/check_choice.py /tmp/moe.gguf --share 0.6
 
-Two devices: this machine's CPU and a worker of it on loopback, one thread each; of the RAM and of the worker's
-memory only --share of the model's size may be used, so that it fits into neither. Placements: every number of
-offloaded layers × every number of layers whose experts are in RAM. All are measured once; then the fastest
-few and the choice in turn, --rounds times: on a shared machine, the best of many single measurements is luck.
-Exits with 1 when the choice is slower than 95 % of the best.
+Two devices: this machine's CPU and a worker of it on loopback, one thread each; of the RAM and of the
+worker's memory only --share of the model's size may be used, so that it fits into neither. Placements: every
+number of offloaded layers × every number of layers whose experts are in RAM. All are measured once; then the
+fastest few and the choice in turn, --rounds times: on a shared machine, the best of many single measurements
+is luck. Exits with 1 when a choice is slower than 95 % of the best.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moetool.bench.speed import SpeedTest, measure_speed
-from moetool.cli.opening import open_model, plan_for, read_this_machine
-from moetool.cli.opening import Opened
+from moetool.cli.opening import Opened, open_model, plan_for, read_this_machine
 from moetool.engine.model import Engine
 from moetool.machine import Machine
 from moetool.plan import Limit, Plan, Wishes
@@ -124,7 +123,7 @@ def main() -> int:
         for name in args.models:
             opened = open_model(name)
             limit = int(args.share * opened.anatomy.weights_bytes)
-            wishes = Wishes(n_ctx=N_CTX, n_threads=1, limits=(Limit("CPU", limit), Limit("RPC0", limit)))
+            wishes = Wishes(n_ctx=N_CTX, n_threads=1, vram=(Limit("", limit),), ram_bytes=limit)
             ratio = check(opened, read_this_machine(rpc=address), wishes, args.finalists, args.rounds)
             print(f"{Path(name).stem}: the choice reaches {ratio:.1%} of the best\n", flush=True)
             failed += ratio < ENOUGH

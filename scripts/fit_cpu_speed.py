@@ -119,13 +119,16 @@ def moved(document: Mapping[str, Any], names: Sequence[Name], logs: Array) -> di
 
 
 def tidied(document: Mapping[str, Any], names: Sequence[Name]) -> dict[str, Any]:
-    """Three digits, and a group's value is the middle of its measured types'."""
+    """Three digits; a group's value is the middle of its measured types'."""
     changed = deepcopy(dict(document))
     cpu = changed["kernels"]["cpu"]
     measured = {name[1] for name in names if len(name) > 1}
     for table in (cpu["weight_s"], cpu["thread_flops_s"]):
         for group in {quant_group(quant) for quant in measured}:
             table[group] = statistics.median(table[q] for q in measured if quant_group(q) == group)
+    # Behind a worker whose backend is not known, the CPU is the cautious guess; only the way there differs.
+    way = {name: changed["kernels"]["rpc"][name] for name in ("hop_s", "border_s")}
+    changed["kernels"]["rpc"] = {**cpu, **way}
     return json.loads(json.dumps(changed), parse_float=lambda text: float(f"{float(text):.3g}"))
 
 
