@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -366,3 +368,24 @@ def test_a_target_names_where_the_model_lies() -> None:
     assert make_target(model, Settings(), MACHINE).devices == ("CPU",)
     assert make_target(model, Settings(n_threads=3), MACHINE).n_threads == 3
     assert make_target(model, Settings(), MACHINE).n_threads == MACHINE.n_threads
+
+
+# --- measured -----------------------------------------------------------------------------------------------
+
+
+def test_cpu_kernels_as_measured() -> None:
+    """scripts/measure_cpu_speed.py on two cores with AVX-512, synthetic models of 20 types."""
+    errors: dict[str, list[float]] = {}
+    for line in (Path(__file__).parent / "data" / "cpu_speed.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        share = record["work"]["devices"][0]
+        reads = tuple(Read(**read) for read in share.pop("reads"))
+        caches = tuple(Cache(**cache) for cache in share.pop("caches"))
+        work = Work((DeviceWork(reads=reads, caches=caches, **share),), record["work"]["n_hops"])
+        speed = predict_work(work, [Lane(**record["lane"])])
+        rate = speed.prompt_tok_s if record["n_prompt"] else speed.decode_tok_s
+        assert rate is not None
+        errors.setdefault(record["test"], []).append(abs(rate / record["measured_tok_s"] - 1))
+    assert len(errors["tg64"]) == len(errors["pp512"]) == 88
+    assert statistics.median(errors["tg64"]) < 0.12
+    assert statistics.median(errors["pp512"]) < 0.10
