@@ -126,9 +126,6 @@ def tidied(document: Mapping[str, Any], names: Sequence[Name]) -> dict[str, Any]
     for table in (cpu["weight_s"], cpu["thread_flops_s"]):
         for group in {quant_group(quant) for quant in measured}:
             table[group] = statistics.median(table[q] for q in measured if quant_group(q) == group)
-    # Behind a worker whose backend is not known, the CPU is the cautious guess; only the way there differs.
-    way = {name: changed["kernels"]["rpc"][name] for name in ("hop_s", "border_s")}
-    changed["kernels"]["rpc"] = {**cpu, **way}
     return json.loads(json.dumps(changed), parse_float=lambda text: float(f"{float(text):.3g}"))
 
 

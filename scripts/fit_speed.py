@@ -298,7 +298,7 @@ def make_kernels(decode: Array, prompt: Array) -> dict[str, dict[str, Any]]:
     common = make_row(decode_logs[0] + decode[0], prompt_logs[0] + prompt[0])
     cpu = json.loads(OUT.read_text())["kernels"]["cpu"]
     found["cpu"] |= {name: cpu[name] for name in CPU_MEASURED} | {"sheet_share": CPU_SHEET_SHARE}
-    return {**found, "other": common, "rpc": {**found["cpu"], "hop_s": 300e-6, "border_s": 600e-6}}
+    return {**found, "other": common}
 
 
 def make_row(decode: Array, prompt: Array) -> dict[str, Any]:
