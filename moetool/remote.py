@@ -23,6 +23,8 @@ from moetool.names import ModelFile, QuantFiles
 Known = Mapping[str, KnownRun]
 
 _N_PARALLEL = 8
+# The fullest repos have about 300, shards and all.
+_MAX_FILES = 1000
 _FIRST_BYTES = 64 << 10
 # The shards behind the first have no vocabulary; the tables of all together take about this much.
 _TABLES_BYTES = 128 << 10
@@ -76,8 +78,12 @@ def read_remote_headers(
     """The headers of some of a repo's quants: from `folder` where they are kept, else from the Hub.
 
     A quant whose header is damaged comes back without one. Raises NotFound, GatedRepo, HubError when the Hub
-    fails; what was read until then is kept, and the next call continues.
+    fails or the files are too many; what was read until then is kept, and the next call continues.
     """
+    n_files = sum(len(quant.files) for quant in quants)
+    if n_files > _MAX_FILES:
+        message = f"{listing.repo} has {n_files} files to choose from, and {_MAX_FILES} are looked into."
+        raise HubError(message, f"Name what you want of it: {listing.repo}:QUANT")
     started = time.monotonic()
     reading = [_Reading(hub, listing, quant, folder) for quant in quants]
     todo = [item for item in reading if not item.read_kept()]

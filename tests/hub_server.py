@@ -55,7 +55,8 @@ class Fault:
     `status` with `headers` answers at once. `drop_after` closes the connection after so many bytes of the
     body (`reset`: with RST), `stall_after` sends nothing more, `corrupt_at` changes one byte of the file,
     `cut_to` serves the file shorter than stated, `longer_by` longer, `bytes_per_s` is slow, `etag` states
-    another hash, `endless` sends a list of files that does not end, `ignore_range` answers 200 to a Range.
+    another hash, `endless` sends a list of files that does not end, `ignore_range` answers 200 to a Range,
+    `body` with `headers` answers with these bytes.
     """
 
     match: str
@@ -72,6 +73,7 @@ class Fault:
     etag: str = ""
     endless: bool = False
     ignore_range: bool = False
+    body: bytes = b""
 
 
 @dataclass
@@ -208,7 +210,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.log.append(self.entry)
         self.fault = self.hub.take_fault(self.path)
         try:
-            self.route(urlsplit(self.path), token.removeprefix("Bearer "))
+            if self.fault and self.fault.body:
+                self.reply(200, self.fault.body, self.fault.headers)
+            else:
+                self.route(urlsplit(self.path), token.removeprefix("Bearer "))
         except _HubError as error:
             extra = self.fault.headers if self.fault else {}
             codes = {"X-Error-Code": error.code} if error.code else {}

@@ -213,7 +213,7 @@ def test_a_list_of_files_without_an_end(world: HubWorld) -> None:
     world.server.put(REPO, {"moe-Q8_0.gguf": b"x"})
     world.server.fault("/api/", endless=True)
     started = time.monotonic()
-    assert "longer than 16 MiB" in failure(world).message
+    assert "longer than 4 MiB" in failure(world).message
     assert time.monotonic() - started < 30
 
 

@@ -180,3 +180,11 @@ def test_a_network_that_fails_is_said_and_what_was_read_is_kept(world: HubWorld,
         read(world, tmp_path)
     world.server.faults.clear()
     assert len(by_label(read(world, tmp_path))) == 2
+
+
+def test_more_files_than_any_honest_repo_has_are_not_looked_into(world: HubWorld, tmp_path: Path) -> None:
+    world.server.put(REPO, {name_of("Q8_0", number, 1001): b"GGUF" for number in range(1, 1002)})
+    with pytest.raises(HubError, match="1001 files to choose from, and 1000 are looked into") as caught:
+        read(world, tmp_path)
+    assert f"{REPO}:QUANT" in caught.value.hint
+    assert world.server.bodies() == []

@@ -26,8 +26,8 @@ from moetool.names import (
     show_name,
 )
 
-# The fullest repos of quants have a few hundred files, 0.3 KB each.
-MAX_LISTING_BYTES = 16 << 20
+# The fullest repos of quants have a few hundred files, 0.3 KB each. Parsed, a list takes 15 times its bytes.
+MAX_LISTING_BYTES = 4 << 20
 
 _SHA1 = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
