@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from moetool.gguf import Header, KnownRun, check_data, known_runs, merge_shards,
 from moetool.hub import HttpRangeFile, Hub, RepoListing, Trouble, list_files, open_remote, run_jobs
 from moetool.kept_headers import keep_header, keep_listing, read_kept_header, read_kept_listing
 from moetool.names import ModelFile, QuantFiles
+from moetool.pulling import PATIENCE_WHEN_LOCAL_S
 
 Known = Mapping[str, KnownRun]
 
@@ -61,10 +62,11 @@ class RemoteHeaders:
 
 def read_listing(hub: Hub, repo: str, revision: str, folder: Path) -> tuple[RepoListing, str]:
     """What the repo holds, and a notice: without a Hub within reach, what it held when it was last asked."""
+    kept = read_kept_listing(folder, repo, revision or "main")
+    patient = replace(hub, timeout_s=min(hub.timeout_s, PATIENCE_WHEN_LOCAL_S)) if kept else hub
     try:
-        listing = list_files(hub, repo, revision)
+        listing = list_files(patient, repo, revision)
     except HubError as error:
-        kept = read_kept_listing(folder, repo, revision or "main")
         if kept is None or not (hub.offline or isinstance(error, Trouble)):
             raise
         return kept, f"{error.message} The list of files is the one that was read last."

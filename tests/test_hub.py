@@ -10,13 +10,8 @@ import pytest
 from hub_fixture import PULL, REPO, TOKEN, HubWorld, assert_exact, noise, pull, sharded
 from hub_server import git_oid
 
-from moetool.errors import (
-    NotFound,
-    VerificationFailed,
-)
-from moetool.hub import (
-    Hub,
-)
+from moetool.errors import NotFound, VerificationFailed
+from moetool.hub import Hub
 from moetool.store import list_local
 
 

@@ -11,18 +11,8 @@ import pytest
 from hub_fixture import PULL, REPO, TOKEN, HubWorld, assert_exact, blobs, failure, noise, pull, sharded
 from hub_server import sha256
 
-from moetool.errors import (
-    DiskFull,
-    GatedRepo,
-    HubError,
-    NotFound,
-    UsageError,
-    VerificationFailed,
-)
-from moetool.hub import (
-    first_choice,
-    list_files,
-)
+from moetool.errors import DiskFull, GatedRepo, HubError, NotFound, UsageError, VerificationFailed
+from moetool.hub import first_choice, list_files
 from moetool.hub.listing import parse_listing
 from moetool.hub.trouble import parse_retry_after
 from moetool.store import list_local

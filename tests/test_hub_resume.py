@@ -24,12 +24,8 @@ from hub_fixture import (
 )
 from hub_server import sha256
 
-from moetool.errors import (
-    HubError,
-)
-from moetool.hub import (
-    Retry,
-)
+from moetool.errors import HubError
+from moetool.hub import Retry
 from moetool.store import list_local
 
 

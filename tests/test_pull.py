@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from hub_fixture import (
     model_file,
     model_shards,
     noise,
+    partial_bytes,
     pull,
     sharded,
+    wait_for,
 )
 from hub_server import sha256
 
@@ -31,6 +34,7 @@ from moetool.names import ModelFile
 from moetool.pulling import pull_locked
 
 MAIN = "import sys; from moetool.__main__ import main; sys.exit(main())"
+ARGS = ("pull", f"{REPO}:q8")
 
 
 # ---- what arrived is a model -----------------------------------------------------------------------------
@@ -195,6 +199,24 @@ def test_the_command_says_it_all_in_one_document(world: HubWorld) -> None:
     assert {"moetool", ".moetool", "blobs", "snapshots"} <= {part for p in written for part in p.parts}
     assert [p for p in written if TOKEN.encode() in p.read_bytes()] == []
     assert TOKEN not in out + err
+
+
+def test_ctrl_c_says_that_nothing_is_lost(world: HubWorld) -> None:
+    world.server.put(REPO, sharded(n=2))
+    fault = world.server.fault("/cdn/", stall_after=80_000)
+    child = world.start(
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + MAIN, *ARGS
+    )
+    wait_for(lambda: partial_bytes(world) == 160_000)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=10)
+    assert (child.returncode, out) == (130, "")
+    assert err.splitlines() == [
+        "error: Stopped; what has arrived is kept.",
+        "hint:  The same command continues where it was.",
+    ]
+    fault.times = 0
+    assert pull(world).fetched_bytes == 400_003 - 160_000
 
 
 def test_what_the_command_line_cannot_mean(world: HubWorld) -> None:

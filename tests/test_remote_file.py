@@ -9,17 +9,9 @@ import pytest
 from gguf_build import Builder, Row, strings, text
 from hub_fixture import REPO, HubWorld, noise
 
-from moetool.errors import (
-    VerificationFailed,
-)
+from moetool.errors import HeaderError, VerificationFailed
 from moetool.gguf import read_header
-from moetool.hub import (
-    HttpRangeFile,
-    RepoListing,
-    list_files,
-    open_remote,
-    select_quant,
-)
+from moetool.hub import HttpRangeFile, RepoListing, list_files, open_remote, select_quant
 from moetool.names import parse_model_name
 
 
@@ -84,3 +76,12 @@ def test_a_remote_file_survives_drops_and_expired_addresses(world: HubWorld) -> 
     far.seek(350_000)
     with pytest.raises(VerificationFailed, match="400001 bytes now"):
         far.read(50_000)
+
+
+def test_a_header_without_end_is_given_up(world: HubWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moetool.hub.range_file.MAX_KEPT_BYTES", 1 << 20)
+    far = remote(world, noise(3_000_000))
+    with pytest.raises(HeaderError, match="More than 1 MiB of it are header"):
+        while far.read(100_000):
+            pass
+    assert far.fetched_bytes < 2_500_000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +14,7 @@ from moetool.cli.options import Output, OutputOpt
 
 if TYPE_CHECKING:
     from moetool.pulling import PullResult
+    from moetool.store import OnProgress
 
 
 class Beside(str, Enum):
@@ -94,18 +97,30 @@ def _full_name(model: str, revision: str, kinds: list[str], *, ask: bool) -> str
 
 def _pull(model: str, revision: str, kinds: list[str], *, dry_run: bool) -> PullResult:
     from moetool.pulling import pull_model
-    from moetool.render.progress import download_progress
 
-    with download_progress(model) as on_progress:
+    with _download(model) as on_progress:
         return pull_model(model, revision=revision, include=kinds, dry_run=dry_run, on_progress=on_progress)
 
 
 def _pull_locked(locked: Path, *, dry_run: bool) -> PullResult:
     from moetool.pulling import pull_locked
+
+    with _download(locked.name) as on_progress:
+        return pull_locked(locked, dry_run=dry_run, on_progress=on_progress)
+
+
+@contextmanager
+def _download(name: str) -> Iterator[OnProgress]:
+    """The progress of a download, and what Ctrl-C means for it."""
+    from moetool.errors import Interrupted
     from moetool.render.progress import download_progress
 
-    with download_progress(locked.name) as on_progress:
-        return pull_locked(locked, dry_run=dry_run, on_progress=on_progress)
+    try:
+        with download_progress(name) as on_progress:
+            yield on_progress
+    except KeyboardInterrupt:
+        message = "Stopped; what has arrived is kept."
+        raise Interrupted(message, "The same command continues where it was.") from None
 
 
 def _finish(result: PullResult, output: Output) -> None:

@@ -7,14 +7,14 @@ import re
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit
 
-from moetool.errors import HubError
+from moetool.errors import HeaderError, HubError
 from moetool.hub.client import Hub, open_url, retried
 from moetool.hub.trouble import FileChanged
 from moetool.names import ModelFile
 
 _FIRST_BYTES, _LARGEST_BYTES = 64 << 10, 4 << 20
-# What is kept for reading again; headers are read front to back, and the largest published take 16 MB.
-MAX_KEPT_BYTES = 256 << 20
+# What is read front to back is kept for reading again: headers, of which the largest published take 16 MB.
+MAX_KEPT_BYTES = 64 << 20
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
@@ -77,8 +77,10 @@ class HttpRangeFile(io.RawIOBase, BinaryIO):
 
     def _bytes(self, start: int, end: int) -> bytes:
         if end > len(self._kept):
-            if start > len(self._kept) + self._step or end > MAX_KEPT_BYTES:
+            if start > len(self._kept) + self._step:
                 return self._fetch(start, end)
+            if end > MAX_KEPT_BYTES:
+                raise HeaderError(f"More than {MAX_KEPT_BYTES >> 20} MiB of it are header.", end)
             self._keep_until(end)
         return bytes(self._kept[start:end])
 
