@@ -32,7 +32,8 @@ def hollow_file(header: Header, n_vocab: int) -> tuple[bytes, int]:
 
 def _kept(metadata: Mapping[str, Value]) -> Iterator[tuple[str, Scalar | tuple[Scalar, ...]]]:
     for key, value in metadata.items():
-        dropped = key.startswith(("tokenizer.", "split.")) or key == "general.alignment"
+        # Of an empty array not even the type is known.
+        dropped = key.startswith(("tokenizer.", "split.")) or key == "general.alignment" or value == ()
         if not dropped and isinstance(value, int | float | bool | str | tuple):
             yield key, value
 
