@@ -228,3 +228,20 @@ def test_the_store_does_not_import_huggingface_hub(world: HubWorld) -> None:
     code = "import sys, moetool.store, moetool.hub; print([m for m in sys.modules if 'huggingface' in m])"
     child = world.start(code)
     assert child.communicate(timeout=20)[0].strip() == "[]"
+
+
+def test_what_is_no_plain_file_is_told_apart_and_never_opened(tmp_path: Path) -> None:
+    (tmp_path / "folder.gguf").mkdir()
+    os.mkfifo(tmp_path / "pipe.gguf")  # opening it would wait for a writer
+    for path, said in (
+        (tmp_path, "is a folder, with no .gguf files in it"),
+        (tmp_path / "pipe.gguf", "is not a plain file"),
+        (Path("/dev/zero"), "is not a plain file"),
+        (tmp_path / "none.gguf", "is not a file on this disk"),
+        (tmp_path / ("n" * 300 + ".gguf"), "name too long"),
+    ):
+        with pytest.raises(NotFound, match=f"(?i){said}"):
+            require_local(parse_model_name(str(path)), tmp_path)
+    (tmp_path / "a.gguf").touch()
+    with pytest.raises(NotFound, match=r"with a\.gguf in it"):
+        require_local(parse_model_name(str(tmp_path)), tmp_path)

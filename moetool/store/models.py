@@ -150,7 +150,7 @@ def find_local(name: ModelName, cache_dir: Path, revision: str = "") -> LocalMod
     if name.kind == "demo":
         return _find_demo()
     plain = Path(name.text).expanduser()
-    if plain.is_file():
+    if _is_file(plain):
         return _find_plain(plain)
     if name.kind == "path":
         return None
@@ -162,8 +162,27 @@ def require_local(name: ModelName, cache_dir: Path, revision: str = "") -> Local
     """Like `find_local`, but a model that is not here is NotFound, with what to type next."""
     model = find_local(name, cache_dir, revision)
     if model is None:
-        raise NotFound(f"{show_name(name.text)} is not on this disk.", _next_step(name, cache_dir))
+        problem = _no_file(Path(name.text).expanduser()) if name.kind == "path" else "is not on this disk."
+        raise NotFound(f"{show_name(name.text)} {problem}", _next_step(name, cache_dir))
     return model
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # too long for a name, or in a folder that may not be read
+        return False
+
+
+def _no_file(path: Path) -> str:
+    """Why a path that is no plain file cannot be a model. Pipes and devices are not opened: they may wait."""
+    try:
+        if path.is_dir():
+            inside = sorted(p.name for p in _entries(path) if p.suffix == SUFFIX and p.is_file())
+            return f"is a folder, with {', '.join(map(show_name, inside[:4])) or f'no {SUFFIX} files'} in it."
+        return "is not a plain file." if path.exists() else "is not a file on this disk."
+    except OSError as error:
+        return f"cannot be read: {error.strerror}."
 
 
 def _next_step(name: ModelName, cache_dir: Path) -> str:
