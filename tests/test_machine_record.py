@@ -83,6 +83,7 @@ def test_any_value_in_any_field_is_a_machine_or_a_usage_error(field: str, value:
         ({"n_cores": "8"}, "n_cores must be a whole number"),
         ({"n_cores": True}, "n_cores must be a whole number"),
         ({"n_cores": 0}, "n_cores must be at least 1"),
+        ({"n_threads": 10**9}, "n_threads must be at most 65536"),
         ({"disk_free_bytes": -1}, "disk_free_bytes must be a whole number"),
         ({"disk_free_bytes": 1e9}, "disk_free_bytes must be a whole number"),
         ({"cpu_name": None}, "cpu_name must be a string"),
@@ -106,6 +107,9 @@ def test_what_is_wrong_is_named(change: dict[str, object], named: str) -> None:
     [
         ({"kind": "tpu"}, "devices[0].kind must be one of cpu, gpu, igpu, accel"),
         ({"kind": []}, "devices[0].kind must be one of"),
+        ({"bandwidth_bytes_s": 1e30}, "devices[0].bandwidth_bytes_s must be at most 1e+15 bytes per second"),
+        ({"link_latency_s": 1e9}, "devices[0].link_latency_s must be at most 60 seconds"),
+        ({"total_bytes": 1 << 63}, "devices[0].total_bytes must be at most"),
         ({"bandwidth_bytes_s": 0}, "devices[0].bandwidth_bytes_s must be a positive number"),
         ({"bandwidth_bytes_s": math.nan}, "devices[0].bandwidth_bytes_s must be a positive number"),
         ({"bandwidth_bytes_s": math.inf}, "devices[0].bandwidth_bytes_s must be a positive number"),

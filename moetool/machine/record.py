@@ -124,25 +124,44 @@ def _parse_kind(value: object, where: str) -> str:
     return str(value)
 
 
+# Beyond what any machine has: a file that says more has a slip in its units.
+_MOST_BYTES = 1 << 62
+_MOST_THREADS = 1 << 16
+_MOST_BYTES_S = 1e15
+_MOST_SECONDS = 60.0
+
+
 def _parse_count(value: object, where: str) -> int:
+    return _parse_whole(value, where, _MOST_BYTES)
+
+
+def _parse_threads(value: object, where: str) -> int:
+    return _parse_whole(value, where, _MOST_THREADS)
+
+
+def _parse_whole(value: object, where: str, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise UsageError(f"machine file: {where} must be a whole number that is not negative", _HINT)
+    if value > most:
+        raise UsageError(f"machine file: {where} must be at most {most}", _HINT)
     return value
 
 
 def _parse_rate(value: object, where: str) -> float | None:
-    return _parse_positive(value, where, "bytes per second")
+    return _parse_positive(value, where, "bytes per second", _MOST_BYTES_S)
 
 
 def _parse_seconds(value: object, where: str) -> float | None:
-    return _parse_positive(value, where, "seconds")
+    return _parse_positive(value, where, "seconds", _MOST_SECONDS)
 
 
-def _parse_positive(value: object, where: str, unit: str) -> float | None:
+def _parse_positive(value: object, where: str, unit: str, most: float) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise UsageError(f"machine file: {where} must be a positive number of {unit}, or null", _HINT)
+    if value > most:
+        raise UsageError(f"machine file: {where} must be at most {most:g} {unit}", _HINT)
     return float(value)
 
 
@@ -165,15 +184,15 @@ _PARSE: Mapping[str, Callable[[object, str], Any]] = {
     "link_latency_s": _parse_seconds,
     "devices": _parse_devices,
     "cpu_name": _parse_text,
-    "n_cores": _parse_count,
-    "n_threads": _parse_count,
+    "n_cores": _parse_threads,
+    "n_threads": _parse_threads,
     "ram_total_bytes": _parse_count,
     "ram_free_bytes": _parse_count,
     "disk_free_bytes": _parse_count,
     "os": _parse_text,
     "arch": _parse_text,
     "source": _parse_text,
-    "n_hw_threads": _parse_count,
+    "n_hw_threads": _parse_threads,
 }
 
 
