@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cli_fixture import Moetool
-from hub_fixture import REPO, HubWorld, failure, noise, pull, sharded
+from hub_fixture import REPO, HubWorld, blobs, failure, noise, partial_bytes, pull, sharded, wait_for
 from hub_server import sha256
 from test_store import NEW, OLD, find, put
 
+from moetool.cli.rm import rm
+from moetool.errors import MoetoolError
 from moetool.store import Removal, list_local, plan_leftovers, plan_removal, remove
 
 
@@ -110,6 +113,66 @@ def test_what_an_unfinished_pull_has_left(world: HubWorld) -> None:
     remove(left, world.cache_dir)
     assert plan_leftovers(REPO, world.cache_dir) is None
     assert not (world.cache_dir / "models--org--Moe-GGUF").exists()
+
+
+def test_whole_shards_of_an_unfinished_pull_are_left_too(world: HubWorld) -> None:
+    world.server.put(REPO, sharded(n=3))
+    world.server.fault("00003-of-00003", status=404)
+    world.hub = replace(world.hub, n_parallel=1)
+    failure(world)
+    put(world.cache_dir, REPO, "of-another-tool.bin", b"x" * 10)
+    left = plan_leftovers(REPO, world.cache_dir)
+    assert left is not None
+    assert left.freed_bytes == 200_001 + 200_002
+    remove(left, world.cache_dir)
+    assert plan_leftovers(REPO, world.cache_dir) is None
+    assert [p.read_bytes() for p in blobs(world).iterdir()] == [b"x" * 10]
+
+
+def test_what_is_being_pulled_stays(world: HubWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.server.put(REPO, {"moe-Q8_0.gguf": noise(200_000)})
+    monkeypatch.setenv("HF_HUB_CACHE", str(world.cache_dir))
+    slow = world.server.fault("/cdn/", stall_after=100_000)
+    pulling = threading.Thread(target=pull, args=(world,))
+    pulling.start()
+    wait_for(lambda: partial_bytes(world) > 0)
+    with pytest.raises(MoetoolError, match="is being pulled right now; nothing was removed"):
+        rm(REPO, yes=True)
+    slow.times = 0
+    world.server.closing.set()  # the silent connection ends, and the pull goes on
+    pulling.join(timeout=20)
+    assert len(list_local(world.cache_dir)) == 1
+    rm(REPO, yes=True)
+    assert list_local(world.cache_dir) == ()
+
+
+def test_what_changed_since_the_question_stays(world: HubWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.server.put(REPO, {"moe-Q8_0.gguf": noise(300)})
+    monkeypatch.setenv("HF_HUB_CACHE", str(world.cache_dir))
+    pull(world)
+
+    def agrees(*asked: object) -> bool:
+        world.server.put(REPO, {"moe-Q8_0.gguf": noise(300), "README.md": b"new"})
+        pull(world)  # another revision has the same bytes now
+        return True
+
+    monkeypatch.setattr("moetool.cli.rm._agrees", agrees)
+    with pytest.raises(MoetoolError, match="has just changed; nothing was removed"):
+        rm(REPO)
+    assert [p.read_bytes() for p in blobs(world).iterdir()] == [noise(300)]
+
+
+def test_a_pull_notices_what_is_removed_under_its_hands(world: HubWorld) -> None:
+    world.server.put(REPO, {"moe-Q8_0.gguf": noise(300)})
+    pull(world)
+
+    def removed(*progress: object) -> None:
+        for blob in blobs(world).iterdir():
+            blob.unlink()
+
+    assert "was removed while it was being pulled" in failure(world, on_progress=removed).message
+    assert not any(path.is_symlink() for path in world.cache_dir.rglob("*.gguf"))  # leading nowhere
+    assert pull(world).fetched_bytes == 300
 
 
 def test_the_command_asks_unless_told(moetool: Moetool, tmp_path: Path) -> None:

@@ -23,14 +23,11 @@ def rm(
 
     moetool rm org/repo:Q4_K_M
     """
-    from moetool.store import read_cache_dir, remove
-
-    cache_dir = read_cache_dir()
     removal = _find(model)
     if not (yes or _agrees(removal, output)):
         typer.echo("Nothing was removed.", err=True)
         return
-    remove(removal, cache_dir)
+    _remove(model, removal)
     if output is Output.json:
         from moetool import report
         from moetool.cli.boundary import print_result
@@ -58,6 +55,21 @@ def _find(text: str) -> Removal:
     if leftovers is None:
         raise NotFound(f"{show_name(text)} is not on this disk.", "moetool list shows what is.")
     return leftovers
+
+
+def _remove(text: str, removal: Removal) -> None:
+    """Do what was agreed to, unless a pull is at work on it, or has been since."""
+    from moetool.errors import MoetoolError
+    from moetool.hub import hold_blobs
+    from moetool.store import read_cache_dir, remove
+
+    cache_dir = read_cache_dir()
+    with hold_blobs(cache_dir, removal.repo, removal.digests):
+        if _find(text) != removal:
+            raise MoetoolError(
+                f"What there is of {removal.name} has just changed; nothing was removed.", "Try again."
+            )
+        remove(removal, cache_dir)
 
 
 def _agrees(removal: Removal, output: Output) -> bool:

@@ -9,6 +9,7 @@ from moetool.hub.client import Hub, Retry, read_hub
 from moetool.hub.download import Download, ReadFreeBytes, check_disk, download, missing_bytes
 from moetool.hub.jobs import run_jobs
 from moetool.hub.listing import Choose, RepoListing, first_choice, list_files, select_quant, select_sidecars
+from moetool.hub.locks import hold_blobs
 from moetool.hub.range_file import HttpRangeFile, open_remote
 from moetool.hub.search import FoundRepo, search_repos
 from moetool.hub.trouble import FileChanged, Trouble
@@ -27,6 +28,7 @@ __all__ = [
     "check_disk",
     "download",
     "first_choice",
+    "hold_blobs",
     "list_files",
     "missing_bytes",
     "open_remote",

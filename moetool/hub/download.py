@@ -18,7 +18,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from moetool.errors import DiskFull, HubError, MoetoolError, NotFound, Verificat
 from moetool.hub.client import Hub, door, open_url
 from moetool.hub.jobs import run_jobs
 from moetool.hub.listing import RepoListing
+from moetool.hub.locks import blob_lock
 from moetool.hub.partial import PartialFile, partial_path
 from moetool.hub.range_file import check_range, file_url
 from moetool.hub.tally import Tally
@@ -86,6 +87,7 @@ def download(
         finally:
             tally.stop()
         paths = tuple(_link(hub, listing, f) for f in files)
+        _check_there(files, paths)
         _write_ref(hub, listing)
     return Download(paths, tally.fetched_bytes, tuple(tally.notices))
 
@@ -106,6 +108,7 @@ def _fetch_file(hub: Hub, listing: RepoListing, file: ModelFile, tally: Tally) -
             tally.note(f"What an earlier attempt had left of {file.path} was damaged; it was fetched again.")
             _fetch_and_publish(hub, url, blob, file, tally)
         write_record(hub.cache_dir, listing.repo, listing.commit, file, blob)
+        _note_path(hub, listing.repo, file).unlink(missing_ok=True)
 
 
 def _is_here(hub: Hub, listing: RepoListing, file: ModelFile, tally: Tally) -> bool:
@@ -228,29 +231,23 @@ def _changed(file: ModelFile, what: str) -> FileChanged:
 
 def _drop_older_partial(hub: Hub, repo: str, file: ModelFile, tally: Tally) -> None:
     """Remove what arrived of the file's former content, when it has changed since, and say so."""
-    note = (
-        repo_dir(hub.cache_dir, repo) / ".moetool" / f"{hashlib.sha1(file.path.encode()).hexdigest()}.partial"
-    )
+    note = _note_path(hub, repo, file)
     digest = digest_of(file)
     former = note.read_text() if note.is_file() else digest
     old = partial_path(blob_path(hub.cache_dir, repo, former))
     if former != digest and former.isalnum() and old.is_file():
         # Unless somebody is at work on it: then it is not a leftover.
-        with suppress(TimeoutError), _lock(hub, repo, former, timeout_s=0.05):
+        with suppress(TimeoutError), blob_lock(hub.cache_dir, repo, former, timeout_s=0.05):
             old.unlink()
             tally.note(f"{file.path} was changed on the Hub since an earlier attempt; it starts anew.")
     if former != digest or not note.is_file():
         write_atomically(note, digest)
 
 
-def _lock(hub: Hub, repo: str, digest: str, timeout_s: float) -> AbstractContextManager[object]:
-    """One process at a time for one blob, by the lock that huggingface_hub takes too. TimeoutError."""
-    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined, unused-ignore]
-
-    path = hub.cache_dir / ".locks" / repo_dir(hub.cache_dir, repo).name / f"{digest}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock: AbstractContextManager[object] = WeakFileLock(path, timeout=timeout_s)
-    return lock
+def _note_path(hub: Hub, repo: str, file: ModelFile) -> Path:
+    """Where it stands what a file that has begun to arrive hashes to."""
+    name = hashlib.sha1(file.path.encode(), usedforsecurity=False).hexdigest()
+    return repo_dir(hub.cache_dir, repo) / ".moetool" / f"{name}.partial"
 
 
 @contextmanager
@@ -259,7 +256,7 @@ def _locked(hub: Hub, repo: str, file: ModelFile, tally: Tally) -> Iterator[None
     with ExitStack() as stack:
         while True:
             with suppress(TimeoutError):
-                stack.enter_context(_lock(hub, repo, digest_of(file), timeout_s=0.5))
+                stack.enter_context(blob_lock(hub.cache_dir, repo, digest_of(file), timeout_s=0.5))
                 break
             tally.check()
         yield
@@ -320,6 +317,14 @@ def _link(hub: Hub, listing: RepoListing, file: ModelFile) -> Path:
         temporary.unlink(missing_ok=True)
         blob.replace(target)
     return target
+
+
+def _check_there(files: Sequence[ModelFile], paths: Sequence[Path]) -> None:
+    """That nobody took a blob away before it had its name; a name that leads nowhere is removed."""
+    for file, path in zip(files, paths, strict=True):
+        if not path.exists():
+            path.unlink(missing_ok=True)
+            raise MoetoolError(f"{file.path} was removed while it was being pulled.", "Pull again.")
 
 
 def _write_ref(hub: Hub, listing: RepoListing) -> None:

@@ -65,11 +65,16 @@ def snapshot_path(cache_dir: Path, repo: str, commit: str, path: str) -> Path:
     return repo_dir(cache_dir, repo) / "snapshots" / commit / path
 
 
+def is_digest(text: str) -> bool:
+    """Whether `text` can be what bytes hash to, and so the name of a blob."""
+    return bool(_DIGEST.fullmatch(text))
+
+
 def linked_digest(path: Path) -> str:
     """What the bytes behind a snapshot's link hash to, by the name of the blob that it leads to; "" when it
     does not say. Blobs may be links themselves: huggingface_hub shares content between repos."""
     target = path.readlink() if path.is_symlink() else Path()
-    return target.name if target.parent.name == "blobs" and _DIGEST.fullmatch(target.name) else ""
+    return target.name if target.parent.name == "blobs" and is_digest(target.name) else ""
 
 
 def digest_of(file: ModelFile) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moetool.names import parse_shard
-from moetool.store.layout import linked_digest, repo_dir
+from moetool.store.layout import is_digest, linked_digest, repo_dir
 from moetool.store.models import LocalModel, list_repo
 
 
@@ -27,6 +27,12 @@ class Removal:
     contents: tuple[Path, ...]
     freed_bytes: int
     kept_bytes: int = 0
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """What the blobs that would go hash to, arrived in part or whole."""
+        names = (path.name.partition(".")[0] for path in self.contents)
+        return frozenset(name for name in names if is_digest(name))
 
 
 def plan_removal(model: LocalModel, cache_dir: Path) -> Removal:
@@ -51,8 +57,13 @@ def plan_removal(model: LocalModel, cache_dir: Path) -> Removal:
 
 
 def plan_leftovers(repo: str, cache_dir: Path) -> Removal | None:
-    """What unfinished pulls of a repo have left; None if that is nothing."""
-    left = tuple(sorted(repo_dir(cache_dir, repo).glob("blobs/*.incomplete")))
+    """What unfinished pulls of a repo have left: parts of files, and whole files of ours that have no name
+    yet, since other files of the model are missing. None if that is nothing."""
+    root = repo_dir(cache_dir, repo)
+    used = {_blob_of(root, name) for name in _files_in(root / "snapshots")}
+    ours = {root / "blobs" / record.stem for record in (root / ".moetool").glob("*.json")}
+    nameless = {blob for blob in ours - used if is_digest(blob.name) and blob.is_file()}
+    left = tuple(sorted({*root.glob("blobs/*.incomplete"), *nameless}))
     return Removal(repo, repo, (), left, sum(path.stat().st_size for path in left)) if left else None
 
 
