@@ -26,6 +26,9 @@ CONTEXT = "context"  # the context is full
 GRAMMAR = "grammar"  # the grammar is satisfied and allows no more
 INTERRUPTED = "interrupted"  # Ctrl-C
 
+# What closes a broken-off answer is short, or is not looked for: at about a millisecond a byte.
+CLOSING_BYTES = 1024
+
 
 class Decoder(Protocol):
     """What a generation needs of an engine."""
@@ -49,6 +52,8 @@ class Grammar(Protocol):
     def forced(self) -> tuple[int, ...]: ...
     def is_complete(self) -> bool: ...
     def is_stopped(self) -> bool: ...
+    def is_sentence(self, text: bytes) -> bool: ...
+    def closing(self, limit_bytes: int) -> bytes | None: ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ class Token:
 @dataclass(frozen=True)
 class Stats:
     """What one generation did; seconds from the first prompt token on. `complete` tells, under a grammar,
-    whether the text is a whole sentence of it (None without one). `decode_tok_s` counts the tokens after
+    whether the text is a whole sentence of it (None without one); `closing` is the end of the text that the
+    model did not write: what closes a sentence that a limit cut off. `decode_tok_s` counts the tokens after
     the first, which belongs to the prompt's pass."""
 
     finish_reason: str
@@ -83,6 +89,7 @@ class Stats:
     prompt_s: float
     ttft_s: float | None
     decode_s: float
+    closing: str = ""
 
     @property
     def prompt_tok_s(self) -> float | None:
@@ -195,22 +202,41 @@ class Generation:
         return Token(token, text, forced)
 
     def rest(self) -> str:
-        """Text held back for a stop string that never came; to be written after the last token."""
+        """What is to be written after the last token: text held back for a stop string that never came, and
+        what closes an answer that a limit cut off."""
         return self._rest
 
     def _finish(self, reason: str, started: float, prompted: float, first: float | None) -> None:
-        self._rest = "" if self._text.stopped else self._text.flush()
+        ended = self._clock()
+        closing = self._closing(reason)
+        self._rest = "" if self._text.stopped else self._text.flush(closing or b"")
         self.text += self._rest
         self.stats = Stats(
             finish_reason=reason,
             prompt_tokens=len(self._prompt),
             generated_tokens=self._n_generated,
             forced_tokens=self._n_forced,
-            complete=self._grammar.is_complete() if self._grammar is not None else None,
+            complete=self._is_whole(closing),
             prompt_s=prompted - started,
             ttft_s=first - started if first is not None else None,
-            decode_s=self._clock() - first if first is not None else 0.0,
+            decode_s=ended - first if first is not None else 0.0,
+            # A character that was cut in two is told as the model's.
+            closing=closing.decode("utf-8", "ignore") if closing else "",
         )
+
+    def _closing(self, reason: str) -> bytes | None:
+        """What ends an answer that a limit cut off inside its grammar; None when nothing short does."""
+        if self._grammar is None or reason not in {LENGTH, CONTEXT}:
+            return None
+        return self._grammar.closing(CLOSING_BYTES)
+
+    def _is_whole(self, closing: bytes | None) -> bool | None:
+        if self._grammar is None:
+            return None
+        # A stop string is cut off the text, though the grammar has seen it.
+        if self._text.stopped:
+            return self._grammar.is_sentence(self.text.encode())
+        return closing is not None or self._grammar.is_complete()
 
 
 class TextAssembler:
@@ -232,9 +258,10 @@ class TextAssembler:
             return self._take(min(ends))
         return self._take(len(self._held) - self._possible_start())
 
-    def flush(self) -> str:
-        """What is held back, when nothing more will come; an unfinished character becomes U+FFFD."""
-        self._held += self._decode.decode(b"", final=True)
+    def flush(self, last: bytes = b"") -> str:
+        """What is held back, and `last`, when nothing more will come: no stop string counts any more, and an
+        unfinished character becomes U+FFFD."""
+        self._held += self._decode.decode(last, final=True)
         return self._take(len(self._held))
 
     def _take(self, n: int) -> str:

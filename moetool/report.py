@@ -245,10 +245,13 @@ def of_run(
     text: str, stats: Stats, loaded: Loaded, plan: Plan, predicted: Speed, seed: int
 ) -> dict[str, Any]:
     """The run document: the answer, what it took, and the promise beside the measurement. `predicted` is the
-    speed for this prompt at this depth; the plan's own is for llama-bench's tests."""
+    speed for this prompt at this depth; the plan's own is for llama-bench's tests. `closed`: the answer was
+    cut off, and `closing`, the end of `text`, makes it whole in the model's place."""
     return {
         "text": text,
         "finish_reason": stats.finish_reason,
+        "closed": bool(stats.closing),
+        "closing": stats.closing,
         "prompt_tokens": stats.prompt_tokens,
         "generated_tokens": stats.generated_tokens,
         "forced_tokens": stats.forced_tokens,

@@ -306,20 +306,18 @@ def test_a_document_that_is_cut_off_can_be_closed(tokenizer: Tokenizer, length: 
     for seed in range(3):
         matcher = make_matcher(tokenizer, schema_of(CLOSABLE))
         text = random_text(matcher, random.Random(f"{length} {seed}"), length)
-        closing = matcher.closing_tokens(400)
+        closing = matcher.closing(4000)
         assert closing is not None
-        whole = text + b"".join(TOKENS[token] for token in closing)
-        assert set(json.loads(whole)) == set(CLOSABLE["required"])
-        for token in closing:
-            matcher.commit(token)
-        assert matcher.is_complete()
+        assert set(json.loads(text + closing)) == set(CLOSABLE["required"])
+        assert matcher.is_sentence(text + closing)
+        assert not matcher.is_sentence((text + closing)[:-1])
 
 
 def test_closing_leaves_the_answer_alone(tokenizer: Tokenizer) -> None:
     matcher = make_matcher(tokenizer, schema_of(PERSON))
     before = matcher.allowed().tolist()
-    assert matcher.closing_tokens(3) is None
-    assert matcher.closing_tokens(100) is not None
+    assert matcher.closing(3) is None
+    assert matcher.closing(100) is not None
     assert matcher.allowed().tolist() == before
 
 

@@ -53,9 +53,15 @@ class ScriptedGrammar:
     """After a token that is a key of `forces`, its tokens must follow; stopped after `last`."""
 
     def __init__(
-        self, forces: dict[int | None, tuple[int, ...]], last: int, refused: tuple[int, ...] = ()
+        self,
+        forces: dict[int | None, tuple[int, ...]],
+        last: int,
+        refused: tuple[int, ...] = (),
+        closing: bytes | None = None,
+        sentences: tuple[bytes, ...] = (),
     ) -> None:
         self.forces, self.last, self.refused = forces, last, refused
+        self._closing, self._sentences = closing, sentences
         self.seen: list[int] = []
 
     def accepts(self, token: int) -> bool:
@@ -75,6 +81,12 @@ class ScriptedGrammar:
 
     def is_stopped(self) -> bool:
         return bool(self.seen) and self.seen[-1] == self.last
+
+    def closing(self, limit_bytes: int) -> bytes | None:
+        return b"" if self.is_complete() else self._closing
+
+    def is_sentence(self, text: bytes) -> bool:
+        return text in self._sentences
 
 
 def run(engine: ScriptedEngine, limits: Limits | None = None, grammar: Any = None) -> tuple[str, Stats]:
@@ -162,6 +174,41 @@ def test_max_tokens_inside_a_grammar_is_reported_as_incomplete() -> None:
     grammar = ScriptedGrammar({None: (0, 1, 2, 3, 4), 5: (6,)}, last=6)
     text, stats = run(ScriptedEngine([5], pieces), Limits(max_tokens=3), grammar)
     assert (text, stats.finish_reason, stats.complete) == ('{"a', "length", False)
+
+
+def test_what_closes_a_cut_off_answer_is_part_of_the_text_and_told_apart() -> None:
+    _, pieces = letters('{"a":1}')
+    grammar = ScriptedGrammar({None: (0, 1, 2, 3, 4), 5: (6,)}, last=6, closing=b'":null}')
+    limits = Limits(max_tokens=3, stop=("null",))
+    text, stats = run(ScriptedEngine([5], pieces), limits, grammar)
+    assert text == '{"a":null}'
+    assert (stats.finish_reason, stats.complete, stats.closing) == ("length", True, '":null}')
+    assert stats.generated_tokens == 3
+
+
+def test_a_full_context_is_closed_and_ctrl_c_is_not() -> None:
+    _, pieces = letters("[1,")
+    full = ScriptedEngine([0, 1, 2], pieces, n_ctx=5)
+    text, stats = run(full, None, ScriptedGrammar({}, last=9, closing=b"0]"))
+    assert (text, stats.finish_reason, stats.complete) == ("[1,0]", "context", True)
+    stopped = ScriptedEngine([0, 1, 2], pieces, interrupt_at=2)
+    text, stats = run(stopped, None, ScriptedGrammar({}, last=9, closing=b"0]"))
+    assert (text, stats.finish_reason, stats.complete, stats.closing) == ("[1", "interrupted", False, "")
+
+
+def test_a_character_that_a_limit_cut_in_two_is_closed_as_one() -> None:
+    pieces = [b'"', "é".encode()[:1]]
+    grammar = ScriptedGrammar({}, last=9, closing="é".encode()[1:] + b'"')
+    text, stats = run(ScriptedEngine([0, 1], pieces), Limits(max_tokens=2), grammar)
+    assert (text, stats.complete) == ('"é"', True)
+
+
+@pytest.mark.parametrize(("stop", "whole"), [("}", False), ("x", True)])
+def test_what_a_stop_string_leaves_is_held_against_the_grammar(stop: str, whole: bool) -> None:
+    script, pieces = letters("{}x")
+    grammar = ScriptedGrammar({}, last=script[-1], sentences=(b"{}",))
+    text, stats = run(ScriptedEngine(script, pieces), Limits(stop=(stop,)), grammar)
+    assert (text, stats.complete) == ("{}" if whole else "{", whole)
 
 
 def test_times_are_those_of_the_clock() -> None:

@@ -92,20 +92,44 @@ def test_other_constraints_hold(moetool: Moetool, flags: list[str], expected: se
     assert answer in expected if expected else len(answer) <= 5
 
 
-def test_an_answer_cut_inside_its_schema_is_not_printed(moetool: Moetool) -> None:
+def test_an_answer_cut_inside_its_schema_is_closed_and_says_so(moetool: Moetool) -> None:
     done = moetool("run", "demo", ADA, "--schema", json.dumps(PERSON), "-n", "5")
+    assert done.code == 0
+    document = json.loads(done.out)
+    assert document["name"].startswith("A")
+    assert (type(document["age"]), type(document["city"])) == (int, str)
+    assert "Cut off at --max-tokens" in done.err
+    assert done.out.rstrip("\n").endswith(done.err.rstrip("\n").rpartition("model's: ")[2])
+
+
+def test_a_closed_answer_is_marked_in_its_document(moetool: Moetool) -> None:
+    data = moetool("run", "demo", ADA, "--schema", json.dumps(PERSON), "-n", "5", "-o", "json").document[
+        "data"
+    ]
+    assert (data["finish_reason"], data["closed"], data["generated_tokens"]) == ("length", True, 5)
+    assert data["text"].endswith(data["closing"])
+    whole = moetool("run", "demo", ADA, "--schema", json.dumps(PERSON), "-o", "json").document["data"]
+    assert (whole["closed"], whole["closing"]) == (False, "")
+
+
+ENDLESS = json.dumps({"type": "array", "items": {"type": "integer"}, "minItems": 90000})
+
+
+def test_an_answer_that_nothing_short_closes_is_not_printed(moetool: Moetool) -> None:
+    done = moetool("run", "demo", ADA, "--schema", ENDLESS, "-n", "5")
     assert done.code == 4
     assert done.out == ""
     assert "broke off" in done.err
+    assert "[" in done.err
     assert "hint:" in done.err
 
 
-def test_a_cut_answer_in_a_document_is_marked_as_such(moetool: Moetool) -> None:
-    done = moetool("run", "demo", ADA, "--schema", json.dumps(PERSON), "-n", "5", "-o", "json")
+def test_a_broken_off_answer_in_a_document_is_marked_as_such(moetool: Moetool) -> None:
+    done = moetool("run", "demo", ADA, "--schema", ENDLESS, "-n", "5", "-o", "json")
     document = done.document
     assert done.code == document["exit_code"] == 4
     assert document["errors"][0]["code"] == "output-invalid"
-    assert document["data"]["finish_reason"] == "length"
+    assert (document["data"]["finish_reason"], document["data"]["closed"]) == ("length", False)
 
 
 def test_stop_strings_and_limits(moetool: Moetool) -> None:
@@ -116,9 +140,8 @@ def test_stop_strings_and_limits(moetool: Moetool) -> None:
 
 
 def test_ctrl_c_stops_the_answer_and_exits_130(tmp_path: Path) -> None:
-    endless = '{"type": "array", "items": {"type": "integer"}, "minItems": 90000}'
     process = subprocess.Popen(
-        [sys.executable, "-m", "moetool", "run", "demo", "Count", "--schema", endless, "--ctx", "100000"],
+        [sys.executable, "-m", "moetool", "run", "demo", "Count", "--schema", ENDLESS, "--ctx", "100000"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,28 +1,23 @@
-"""What `run` does once its flags are read: plan, load, generate, and show the answer or the document."""
+"""What `run` does once its flags are read: plan, load, and what answers and chats share."""
 
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from moetool import report
-from moetool.cli.boundary import print_result
 from moetool.cli.interrupt import CtrlC
 from moetool.cli.local_plan import refusal_of
 from moetool.cli.opening import Opened, plan_for, read_this_machine
-from moetool.cli.recording import keep_answer, load_of
 from moetool.constrain import Constraint, Matcher, TokenTable, make_matcher, make_tokenizer
 from moetool.engine.model import Engine
-from moetool.errors import ContextFull, Interrupted, MoetoolError, OutputInvalid
-from moetool.generate import CONTEXT, INTERRUPTED, Generation, Limits, Stats
-from moetool.machine.paging import read_page_faults
+from moetool.errors import ContextFull
+from moetool.generate import Limits, Stats
 from moetool.plan import Plan, Wishes
 from moetool.prompt import Message, chat_tokens, plain_tokens
-from moetool.render.plain import AnswerWriter, notice
+from moetool.render.plain import notice
 from moetool.render.units import show_range
 from moetool.settings import Sampling
 from moetool.speed import Speed
@@ -58,7 +53,9 @@ def answer_request(
     with CtrlC() as ctrl_c, load_engine(opened, plan, ctrl_c.pressed) as engine:
         engine.use_sampling(sampling)
         if request.prompt:
-            _answer(engine, opened, plan, request, sampling)
+            from moetool.cli.one_shot import answer_once
+
+            answer_once(engine, opened, plan, request, sampling)
         else:
             from moetool.cli.chat import chat
 
@@ -140,49 +137,6 @@ def refuse_hopeless(engine: Engine, prompt: str) -> None:
             f"The prompt has more than {least} tokens: they do not fit into a context of {n_ctx}",
             "ask for a larger one with --ctx, or shorten the prompt",
         )
-
-
-def _answer(engine: Engine, opened: Opened, plan: Plan, request: Request, sampling: Sampling) -> None:
-    tokens = prompt_tokens(engine, opened, request)
-    generation = Generation(engine, tokens, request.limits, matcher_for(engine, request.constraint))
-    # A constrained answer is shown whole or not at all, except to a person who watches it grow.
-    hold = request.as_json or (request.constraint is not None and not sys.stdout.isatty())
-    writer = AnswerWriter(hold=hold)
-    n_faults = read_page_faults()
-    for token in generation:
-        writer.write(token.text)
-    writer.write(generation.rest())
-    stats = generation.stats
-    assert stats is not None  # the iteration has ended
-    keep_answer(plan, stats, read_page_faults() - n_faults)
-    predicted = plan.predict(load_of(plan, stats))
-    problem = _problem(stats, generation.text)
-    if request.as_json:
-        loaded = report.Loaded(opened.model.paths[0].name, engine.load_s, engine.buffers)
-        document = report.of_run(generation.text, stats, loaded, plan, predicted, sampling.seed)
-        print_result("run", document, problem)
-        return
-    if problem is None:
-        writer.release()
-    writer.end()
-    if not request.quiet and sys.stderr.isatty():
-        notice(stats_line(stats, predicted))
-    if problem is not None:
-        raise problem
-
-
-def _problem(stats: Stats, text: str) -> MoetoolError | None:
-    """What makes an answer a failure although text was generated."""
-    if stats.finish_reason == INTERRUPTED:
-        return Interrupted("Interrupted")
-    if stats.complete is False:
-        return OutputInvalid(
-            f"The answer broke off before it was whole ({stats.finish_reason}): {text[-200:]!r}",
-            "allow more with --max-tokens or --ctx",
-        )
-    if stats.finish_reason == CONTEXT:
-        return ContextFull("The context is full, the answer is cut off", "ask for a larger one with --ctx")
-    return None
 
 
 def stats_line(stats: Stats, predicted: Speed) -> str:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from moetool.constrain.closing import closing_bytes
 from moetool.constrain.constraint import Constraint
-from moetool.constrain.library import first_line, llguidance
-from moetool.constrain.tokens import Tokenizer, exact_tokens
+from moetool.constrain.library import byte_matcher, first_line, llguidance
+from moetool.constrain.tokens import Tokenizer
 from moetool.errors import ConstraintError, OutputInvalid
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-
-# More than tokens of such text have; only to stop a search that cannot succeed.
-BYTES_PER_TOKEN = 16
 
 
 def make_matcher(tokenizer: Tokenizer, constraint: Constraint) -> Matcher:
@@ -109,23 +104,21 @@ class Matcher:
         self._check(not self._rust.rollback(n_tokens))
         del self._committed[len(self._committed) - n_tokens :]
 
-    def closing_tokens(self, limit: int) -> tuple[int, ...] | None:
-        """Tokens after which the answer may stop: () when it may stop here, None when `limit` is too few.
+    def closing(self, limit_bytes: int) -> bytes | None:
+        """Text after which the answer may stop: b"" if it may stop here, None if `limit_bytes` are too few.
 
-        A short ending rather than a good one: for when an answer is cut off by a limit. Nothing is committed.
+        A short ending rather than a good one: for when an answer is cut off by a limit. Nothing is committed,
+        and the text may begin inside a character.
         """
         if self.is_complete():
-            return ()
+            return b""
         written = b"".join(self._table.tokens[token] for token in self._committed)
-        closing = closing_bytes(self.constraint, written, limit * BYTES_PER_TOKEN)
-        if closing is None:
-            return None
-        tokens = tuple(exact_tokens(self._table, closing))
-        return tokens if len(tokens) <= limit and self._leads_to_an_end(tokens) else None
+        return closing_bytes(self.constraint, written, limit_bytes)
 
-    def _leads_to_an_end(self, tokens: Sequence[int]) -> bool:
-        probe = self._rust.deep_copy()
-        return bool(probe.consume_tokens(list(tokens)) and probe.is_accepting())
+    def is_sentence(self, text: bytes) -> bool:
+        """Whether `text`, in place of what was committed, is a whole sentence of the grammar."""
+        probe = byte_matcher(self.constraint.grammar)
+        return bool(probe.consume_tokens(list(text)) and probe.is_accepting())
 
     def _add_bias(self, logits: NDArray[np.float32]) -> None:
         import numpy as np
