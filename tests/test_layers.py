@@ -31,6 +31,8 @@ LAYERS: dict[str, int] = {
     "hub": 6,
     "generate": 6,
     "prompt": 6,
+    "kept_lines": 6,
+    "conversation": 7,
     "lockfile": 6,
     "pulling": 7,
     "kept_headers": 7,

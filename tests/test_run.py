@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import signal
 import subprocess
 import sys
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cli_fixture import Moetool, clean_environment
+from terminal_fixture import on_a_terminal
 
 PERSON = {
     "type": "object",
@@ -188,54 +187,12 @@ def test_without_arguments_the_help_is_shown_and_closed_streams_are_no_bug(
     assert closed.stdout == b"17 + 25 = 42.\n", closed.stderr
 
 
-def test_chat_keeps_the_conversation_and_leaves_at_ctrl_d(tmp_path: Path) -> None:
-    transcript = _on_a_terminal(
-        tmp_path, ["run", "demo"], [b"What is the capital of France?\n", b"/help\n", b"\x04"]
-    )
-    assert "Paris" in transcript
-    assert "/clear" in transcript
-    assert "Traceback" not in transcript
-
-
-def test_chat_takes_messages_with_a_slash_and_says_how_to_go_on_when_it_is_full(tmp_path: Path) -> None:
-    long = b"Nora has 5 red pens. " * 60
-    transcript = _on_a_terminal(
-        tmp_path, ["run", "demo", "--ctx", "256", "-n", "8"], [b"//clear\n", long + b"\n", b"\x04"]
-    )
-    assert "The conversation starts anew" not in transcript
-    assert "tok/s" in transcript.partition("> //clear")[2].partition("> ")[0]
-    assert "do not fit" in transcript
-    assert "(/clear starts anew)" in transcript
-
-
 def test_escape_sequences_do_not_reach_a_terminal_but_do_reach_a_file(
     moetool: Moetool, tmp_path: Path
 ) -> None:
     grammar = 'root ::= "\\x1b[31mred"'
     assert moetool("run", "demo", "Say it", "--grammar", grammar).out == "\x1b[31mred\n"
-    shown = _on_a_terminal(tmp_path, ["run", "demo", "Say it", "--grammar", grammar, "-q"], [])
+    with on_a_terminal(tmp_path, "run", "demo", "Say it", "--grammar", grammar, "-q") as terminal:
+        shown = terminal.end()[1]
     assert "\ufffd[31mred" in shown
     assert "\x1b[31m" not in shown
-
-
-def _on_a_terminal(folder: Path, arguments: list[str], lines: list[bytes]) -> str:
-    """What a command writes to a pseudo-terminal while the lines are typed, each after a prompt."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        environment = clean_environment(folder) | {"TERM": "dumb"}
-        os.execve(sys.executable, [sys.executable, "-m", "moetool", *arguments], environment)
-    seen = b""
-    deadline = time.monotonic() + 40
-    while time.monotonic() < deadline:
-        if lines and seen.rstrip(b" ").endswith(b">"):
-            os.write(terminal, lines.pop(0))
-            time.sleep(0.2)
-        try:
-            chunk = os.read(terminal, 65536)
-        except OSError:
-            break  # the other side was closed: the process has ended
-        if not chunk:
-            break
-        seen += chunk
-    os.waitpid(pid, 0)
-    return seen.decode("utf-8", "replace")

@@ -59,7 +59,7 @@ def answer_request(
         else:
             from moetool.cli.chat import chat
 
-            chat(engine, opened, plan, request, ctrl_c)
+            chat(engine, opened, plan, request, sampling, ctrl_c)
 
 
 def require_fit(plan: Plan, name: str) -> None:

@@ -1,0 +1,119 @@
+"""A conversation in progress: its messages, how its answers are drawn, and what the last one took."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from moetool.cli.answer import Request, matcher_for, refuse_hopeless, stats_line
+from moetool.cli.chat.knobs import Knobs
+from moetool.cli.interrupt import CtrlC
+from moetool.cli.opening import Opened
+from moetool.conversation import Conversation
+from moetool.engine.model import Engine
+from moetool.generate import CONTEXT, INTERRUPTED, Generation, Stats
+from moetool.plan import Plan
+from moetool.prompt import chat_tokens, keep_prefix, plain_tokens
+from moetool.render.plain import AnswerWriter, notice
+from moetool.settings import Sampling
+from moetool.speed import Load, Speed
+
+FULL_HINT = "/undo takes back the last exchange, /clear starts anew, --ctx gives a larger context"
+# From here on, the line under an answer says how full the context is.
+_NEARLY_FULL = 0.75
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an answer took, beside what was predicted for it."""
+
+    stats: Stats
+    predicted: Speed
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What a chat has cost so far, in tokens."""
+
+    read: int = 0
+    written: int = 0
+
+
+class Talk:
+    """One chat over one engine; earlier turns stay in its KV cache."""
+
+    def __init__(self, engine: Engine, opened: Opened, plan: Plan, request: Request, ctrl_c: CtrlC) -> None:
+        self.engine = engine
+        self.opened = opened
+        self.plan = plan
+        self.conversation = Conversation(request.system)
+        self.last: Measured | None = None
+        self.totals = Totals()
+        self._request = request
+        self._ctrl_c = ctrl_c
+
+    def start(self, sampling: Sampling) -> None:
+        """Set how answers are drawn until `set` says otherwise."""
+        self.knobs = Knobs(sampling, self._request.limits)
+
+    def set(self, knobs: Knobs) -> None:
+        """Draw the next answers by `knobs`; a new seed, or the old one, starts its random sequence again."""
+        if knobs.sampling != self.knobs.sampling:
+            self.engine.use_sampling(knobs.sampling)
+        self.knobs = knobs
+
+    def ask(self, asked: Conversation) -> bool:
+        """Answer the last message of `asked`, which then is the conversation; as it was if nothing came.
+
+        Raises ContextFull or TemplateError when it cannot be asked. True: the answer was stopped.
+        """
+        tokens = keep_prefix(self.engine, self._tokens(asked))
+        grammar = matcher_for(self.engine, self._request.constraint)
+        generation = Generation(self.engine, tokens, self.knobs.limits, grammar)
+        self._show(generation)
+        stats = generation.stats
+        assert stats is not None  # the iteration has ended
+        if generation.text or stats.finish_reason != INTERRUPTED:
+            self.conversation = asked.answered(generation.text)
+        self._account(stats)
+        return stats.finish_reason == INTERRUPTED
+
+    def insisted(self) -> bool:
+        """Was Ctrl-C pressed again while an answer was being stopped?"""
+        return self._ctrl_c.insisted()
+
+    def _tokens(self, asked: Conversation) -> Sequence[int]:
+        vocabulary = self.engine.vocabulary
+        refuse_hopeless(self.engine, asked.turns[-1].content)
+        template = self.opened.header.get_str("tokenizer.chat_template")
+        if template and not self._request.raw:
+            return chat_tokens(vocabulary, template, asked.messages)
+        return plain_tokens(vocabulary, "\n".join(m.content for m in asked.messages))
+
+    def _show(self, generation: Generation) -> None:
+        writer = AnswerWriter()
+        try:
+            for token in generation:
+                writer.write(token.text)
+        finally:
+            writer.write(generation.rest())
+            writer.end()
+
+    def _account(self, stats: Stats) -> None:
+        predicted = self.plan.predict(Load(depth=self.engine.n_past))
+        self.last = Measured(stats, predicted)
+        self.totals = replace(
+            self.totals,
+            read=self.totals.read + stats.prompt_tokens,
+            written=self.totals.written + stats.generated_tokens,
+        )
+        if stats.finish_reason == INTERRUPTED:
+            notice("(stopped; Ctrl-C again leaves)")
+        elif stats.finish_reason == CONTEXT:
+            notice(f"(the context is full, the answer is cut off: {FULL_HINT})")
+        elif not self._request.quiet:
+            notice(stats_line(stats, predicted) + self._fullness())
+
+    def _fullness(self) -> str:
+        share = self.engine.n_past / self.engine.n_ctx
+        return f" · context {share:.0%} full" if share >= _NEARLY_FULL else ""
