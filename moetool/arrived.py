@@ -20,9 +20,7 @@ def check_arrived(result: PullResult, folder: Path) -> None:
     when the tensor tables differ.
     """
     pairs = zip(result.files, result.paths, strict=True)
-    models = [
-        (name, path) for name, path in pairs if name.lower().endswith(SUFFIX) and not parse_sidecar(name)
-    ]
+    models = [(name, path) for name, path in pairs if _is_model(name)]
     headers = [_read(result, name, path) for name, path in models]
     if headers:
         _merged(result, models[0][0], headers)

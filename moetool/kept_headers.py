@@ -64,13 +64,18 @@ def keep_listing(folder: Path, listing: RepoListing) -> None:
 
 
 def _header_path(folder: Path, repo: str, file: ModelFile) -> Path:
-    return folder / repo.replace("/", "--") / f"{digest_of(file)}.json"
+    return _repo_folder(folder, repo) / f"{digest_of(file)}.json"
 
 
 def _listing_path(folder: Path, repo: str, revision: str) -> Path:
     # A branch may have slashes in its name.
     name = hashlib.sha256(revision.encode()).hexdigest()[:16]
-    return folder / repo.replace("/", "--") / f"listing-{name}.json"
+    return _repo_folder(folder, repo) / f"listing-{name}.json"
+
+
+def _repo_folder(folder: Path, repo: str) -> Path:
+    # One for all ways to type the name.
+    return folder / repo.lower().replace("/", "--")
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from moetool.errors import NotFound, UsageError
-from moetool.names import ModelFile, is_repo_id, is_safe_path
+from moetool.names import MAX_FILE_BYTES, ModelFile, is_repo_id, is_safe_path
 from moetool.store import repo_dir, write_atomically
 
 _VERSION = 1
@@ -69,11 +69,15 @@ def parse_lock(document: dict[str, Any]) -> Lock:
     sound = is_repo_id(lock.repo) and _SHA1.fullmatch(lock.commit) and lock.files
     if document["moetool_lock"] != _VERSION or not sound or not all(map(_is_sound, lock.files)):
         raise ValueError("not a lock")
+    paths = [file.path for file in lock.files]
+    # The name is shown as something to type.
+    names = {f"{lock.repo}:{lock.quant}", f"{lock.repo}/{paths[0]}"}
+    if len(set(paths)) < len(paths) or lock.name not in names or not is_safe_path(lock.quant):
+        raise ValueError("not a lock")
     return lock
 
 
 def _is_sound(file: ModelFile) -> bool:
     has_hash = _SHA256.fullmatch(file.sha256) if file.sha256 else _SHA1.fullmatch(file.git_oid)
-    return (
-        is_safe_path(file.path) and type(file.size_bytes) is int and file.size_bytes >= 0 and bool(has_hash)
-    )
+    has_size = type(file.size_bytes) is int and 0 <= file.size_bytes < MAX_FILE_BYTES
+    return is_safe_path(file.path) and has_size and bool(has_hash)

@@ -22,6 +22,8 @@ from moetool.errors import NotFound, UsageError
 
 HUB_HOSTS = {"hf.co", "huggingface.co", "www.huggingface.co", "hf-mirror.com"}
 SUFFIX = ".gguf"
+# No file of a repo is larger; who states more is lying.
+MAX_FILE_BYTES = 1 << 50
 
 _REPO_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,249}")
@@ -100,12 +102,13 @@ class Sidecar:
 
 
 def is_safe_path(path: str) -> bool:
-    """Whether a path from a repo stays inside its folder on every system, and can be printed."""
+    """Whether a path from a repo stays inside its folder on every system, can be printed, and runs nothing
+    when it is pasted into a shell as part of a command."""
     parts = path.split("/") + unquote(path).split("/")
     return (
         0 < len(path) <= 512
         and path.isprintable()
-        and not any(c in path for c in '\\:*?"<>|')
+        and not any(c in path for c in '\\:*?"<>|$`;&')
         and all(part not in {"", ".", ".."} and len(part.encode()) <= 255 for part in parts)
     )
 
@@ -160,7 +163,7 @@ _HINT = "Models are named org/repo, org/repo:QUANT, org/repo/file.gguf, or by th
 def _looks_like_path(text: str) -> bool:
     starts = text.startswith(("/", "./", "../", "~", ".\\", "..\\")) or text in {".", ".."}
     drive = len(text) > 2 and text[1] == ":" and text[2] in "\\/"
-    bare_file = text.lower().endswith(SUFFIX) and text.count("/") < 2
+    bare_file = text.lower().endswith(SUFFIX) and text.count("/") < 2 and ":" not in text
     return starts or drive or bare_file
 
 
@@ -290,14 +293,15 @@ def find_quants(quants: tuple[QuantFiles, ...], text: str) -> list[QuantFiles]:
 
 
 def match_file(quants: tuple[QuantFiles, ...], sidecars: tuple[Sidecar, ...], path: str) -> QuantFiles:
-    """The quant that the file belongs to (all of its shards), or a sidecar as a model of one file."""
-    for quant in quants:
-        if any(f.path == path for f in quant.files):
-            return quant
-    for sidecar in sidecars:
-        if sidecar.file.path == path:
-            return QuantFiles(sidecar.kind, parse_shard(path)[0], (sidecar.file,), 1)
-    paths = [f.path for q in quants for f in q.files] + [s.file.path for s in sidecars]
+    """The quant that the file belongs to (all of its shards), or a sidecar as a model of one file; in any
+    case if no other file differs in case only."""
+    models = {f.path: q for q in quants for f in q.files}
+    beside = {s.file.path: QuantFiles(s.kind, parse_shard(s.file.path)[0], (s.file,), 1) for s in sidecars}
+    known = models | beside
+    paths = list(known)
+    meant = [path] if path in known else [p for p in paths if p.lower() == path.lower()]
+    if len(meant) == 1:
+        return known[meant[0]]
     raise NotFound(f"There is no file {show_name(path)}.", f"There is {_join(_nearest(path, paths))}.")
 
 
@@ -326,7 +330,8 @@ def _squeeze(text: str) -> str:
 
 def _readings(quants: tuple[QuantFiles, ...], text: str) -> Iterator[list[QuantFiles]]:
     """The quants that fit each way to read `text`, strict ways before loose ones."""
-    upper, tight = text.upper(), _squeeze(text)
+    upper = text.upper().removesuffix(SUFFIX.upper())
+    tight = _squeeze(upper)
     start = re.sub(r"[-.\s]", "_", upper).rstrip("_")
     if not tight:
         return

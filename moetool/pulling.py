@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moetool.errors import HubError, NotFound, UsageError
+from moetool.errors import HubError, NotFound, UsageError, VerificationFailed
 from moetool.lockfile import Lock, read_lock, write_lock
 
 if TYPE_CHECKING:
@@ -67,13 +67,16 @@ def pull_model(  # noqa: PLR0913 (keywords: each is a flag of the command or a d
     hub = hub or read_hub()
     wanted = in_full(parse_model_name(name), hub.cache_dir)
     revision = revision or wanted.revision or "main"
-    local = _find_here(wanted, hub.cache_dir, revision)
-    patient = replace(hub, timeout_s=min(hub.timeout_s, PATIENCE_WHEN_LOCAL_S)) if local else hub
+    local, unclear = _find_here(wanted, hub.cache_dir, revision)
+    is_here = local or unclear
+    patient = replace(hub, timeout_s=min(hub.timeout_s, PATIENCE_WHEN_LOCAL_S)) if is_here else hub
     try:
         listing = list_files(patient, wanted.repo, revision)
     except HubError as error:
-        if local is None or not (hub.offline or isinstance(error, Trouble)):
+        if not is_here or not (hub.offline or isinstance(error, Trouble)):
             raise
+        if local is None:
+            raise unclear or error from None
         return _without_hub(local, hub.cache_dir, error, on_progress)
     files, result = _plan(listing, wanted, include, choose)
     if dry_run:
@@ -103,7 +106,7 @@ def pull_locked(
     Asks the Hub only for what is not here. Raises what `pull_model` raises, and VerificationFailed when the
     Hub has other bytes under that commit.
     """
-    from moetool.hub import RepoListing, read_hub
+    from moetool.hub import FileChanged, RepoListing, read_hub
 
     hub = hub or read_hub()
     lock = read_lock(file)
@@ -111,7 +114,14 @@ def pull_locked(
     result = _expected(lock)
     if dry_run:
         return _foreseen(hub, listing, lock.files, result, read_free_bytes)
-    return _bring(hub, listing, lock.files, result, on_progress, read_free_bytes)
+    try:
+        return _bring(hub, listing, lock.files, result, on_progress, read_free_bytes)
+    except FileChanged as changed:
+        message = f"The Hub does not have the bytes of the lock file: {changed.message}"
+        raise VerificationFailed(message, "It was edited, or is of another Hub. Nothing was kept.") from None
+    except NotFound as error:
+        hint = "The lock file names that commit; the author may have taken it back."
+        raise NotFound(error.message, hint) from None
 
 
 def _foreseen(
@@ -164,7 +174,7 @@ def in_full(name: ModelName, cache_dir: Path) -> ModelName:
     if name.kind == "demo":
         raise UsageError("The demo model ships with moetool: there is nothing to pull.", "moetool run demo")
     if name.kind == "path":
-        raise UsageError(f"{show_name(name.text)} is a file, not a name on the Hub.", "moetool pull org/repo")
+        raise UsageError(f"{show_name(name.text)} is a path, not a name on the Hub.", "moetool pull org/repo")
     if name.kind == "repo":
         return name
     repos = match_repo(sorted({m.repo for m in list_local(cache_dir)}), name.repo)
@@ -195,14 +205,17 @@ def _expected(lock: Lock) -> PullResult:
     return PullResult(lock.name, lock.repo, lock.quant, lock.commit, paths, size_bytes)
 
 
-def _find_here(wanted: ModelName, cache_dir: Path, revision: str) -> LocalModel | None:
-    """The model if it is on this disk; a name that fits several is decided by the Hub's listing instead."""
+def _find_here(
+    wanted: ModelName, cache_dir: Path, revision: str
+) -> tuple[LocalModel | None, NotFound | None]:
+    """The model if it is on this disk; or, when several fit, the error that says so. It only counts without
+    a Hub, whose listing decides otherwise."""
     from moetool.store import find_local
 
     try:
-        return find_local(wanted, cache_dir, revision)
-    except NotFound:
-        return None
+        return find_local(wanted, cache_dir, revision), None
+    except NotFound as several:
+        return None, several
 
 
 def _without_hub(

@@ -269,6 +269,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.fault and self.fault.endless:
             self.endless()
             return
+        known = {other.lower(): other for other in self.hub.repos}.get(name.lower(), name)
+        if known != name:  # the Hub sends every other case to the one that the author chose
+            self.reply(307, b"", {"Location": self.path.replace(name, known, 1)})
+            return
         repo = self.repo(name, token)
         commit, files = self.files_at(repo, revision)
         siblings = []

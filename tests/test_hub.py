@@ -10,8 +10,8 @@ import pytest
 from hub_fixture import PULL, REPO, TOKEN, HubWorld, assert_exact, noise, pull, sharded
 from hub_server import git_oid
 
-from moetool.errors import NotFound, VerificationFailed
-from moetool.hub import Hub
+from moetool.errors import HubError, NotFound, VerificationFailed
+from moetool.hub import Hub, read_hub
 from moetool.store import list_local
 
 
@@ -131,12 +131,33 @@ def test_two_threads_of_one_process(world: HubWorld) -> None:
     assert_exact(world, results[0], files)
 
 
+@pytest.mark.parametrize(
+    "endpoint", ["huggingface.co", "ftp://x", "http://", "http://[::1", "http://x:99999", "http://x/\x1b[2J"]
+)
+def test_an_endpoint_that_is_none(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    with pytest.raises(HubError, match="HF_ENDPOINT is not the address of a Hub"):
+        read_hub()
+
+
+def test_a_token_that_cannot_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_s\N{LATIN SMALL LETTER E WITH ACUTE}cret")
+    with pytest.raises(HubError, match="letters that no token has") as caught:
+        read_hub()
+    assert "cret" not in caught.value.message
+
+
+def test_a_repo_is_one_however_its_name_is_typed(world: HubWorld) -> None:
+    world.server.put(REPO, {"moe-Q8_0.gguf": noise(1000)})
+    assert pull(world, REPO.lower()).repo == REPO
+    assert pull(world, REPO.upper()).fetched_bytes == 0
+    assert [p.name for p in world.cache_dir.glob("models--*")] == ["models--org--Moe-GGUF"]
+
+
 def test_the_hub_of_the_environment(world: HubWorld) -> None:
     code = (
         "from moetool.hub import read_hub; h = read_hub(); print(h.endpoint, h.cache_dir, h.token, h.offline)"
     )
     out, err = world.start(code, HF_TOKEN=TOKEN).communicate(timeout=20)
     assert out.split() == [world.server.url, str(world.cache_dir), TOKEN, "False"], err
-    _, err = world.start(code, HF_ENDPOINT="huggingface.co").communicate(timeout=20)
-    assert "HF_ENDPOINT is not the address of a Hub" in err
     assert Hub("https://user:secret@mirror.example", Path()).place == "mirror.example"

@@ -25,6 +25,17 @@ def test_a_hub_that_cannot_be_reached(world: HubWorld) -> None:
     assert "HF_HUB_OFFLINE" in failure(world).message
 
 
+def test_without_a_hub_several_that_are_here_are_named(world: HubWorld) -> None:
+    world.server.put(REPO, {"moe-Q8_0.gguf": noise(1000), "moe-Q4_0.gguf": noise(500), "moe-F16.gguf": b"x"})
+    pull(world, f"{REPO}:Q8_0")
+    pull(world, f"{REPO}:Q4_0")
+    world.hub = replace(world.hub, offline=True)
+    error = failure(world)
+    assert (error.exit_code, "could be any of several on this disk" in error.message) == (5, True)
+    assert "F16" not in error.message
+    assert "HF_HUB_OFFLINE" in failure(world, f"{REPO}:F16").message
+
+
 @pytest.mark.parametrize("how", ["offline", "dead"])
 def test_without_a_hub_what_is_here_is_taken_at_once(world: HubWorld, how: str) -> None:
     files = {"moe-Q8_0.gguf": noise(1000)}

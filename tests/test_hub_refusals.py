@@ -109,7 +109,7 @@ def test_gated_and_private_repos(world: HubWorld) -> None:
     no_token = failure(world)
     assert isinstance(no_token, GatedRepo)
     assert "terms must be accepted" in no_token.message
-    assert "hf auth login" in no_token.hint
+    assert f"at 127.0.0.1/{REPO}, then log in with `hf auth login`" in no_token.hint
     assert isinstance(failure(world, "org/private"), NotFound)
     world.hub = replace(world.hub, token="hf_somebody_else")
     assert "has not been let in" in failure(world).message

@@ -129,6 +129,7 @@ def test_unsafe_paths() -> None:
         "x" * 600,
         "a/" + "y" * 256,
     ]
+    bad += ["$(id).gguf", "a;id;.gguf", "a&&id.gguf", "`id`.gguf"]
     bad += ["%2e%2e/x.gguf", "a/%2E%2E/x", "%2fetc/passwd", 'a"b', "a|b", "\ud800.gguf"]
     assert [p for p in bad if is_safe_path(p)] == []
     good = ["m.gguf", "UD-Q4_K_XL/m 1.gguf", "100%.gguf", "größe.gguf", ".hidden"]
@@ -274,6 +275,16 @@ def test_a_file_means_all_of_its_shards() -> None:
     assert len(match_file(quants, (), "m-00002-of-00002.gguf").files) == 2
     with pytest.raises(NotFound, match="no file n.gguf"):
         match_file(quants, (), "n.gguf")
+
+
+def test_a_file_is_found_in_any_case_that_is_clear() -> None:
+    quants = quants_of("a/M-Q8_0.gguf", "b-Q8_0.gguf", "B-Q8_0.gguf")
+    assert match_file(quants, (), "A/m-q8_0.GGUF").files[0].path == "a/M-Q8_0.gguf"
+    assert match_file(quants, (), "b-Q8_0.gguf").files[0].path == "b-Q8_0.gguf"
+    with pytest.raises(NotFound):
+        match_file(quants, (), "b-q8_0.gguf")
+    name = parse_model_name("org/repo:M-Q8_0.gguf")  # as Ollama names files
+    assert match_quant(quants, name.quant).files[0].path == "a/M-Q8_0.gguf"
 
 
 def test_names_are_shown_without_control_characters() -> None:

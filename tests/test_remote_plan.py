@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from cli_fixture import Done, Moetool, moetool
-from hub_fixture import HubWorld, world
+from hub_fixture import HubWorld, pull, world
 from quant_repo import quant_file, vocabulary
 from test_plan import machine
 
@@ -137,8 +137,19 @@ def test_pull_takes_what_fits_this_machine(moetool: Moetool, world: HubWorld, me
     assert "does not fit" in dry.err
     done = moetool("pull", REPO, "-o", "json", HF_ENDPOINT=world.server.url)
     assert done.document["data"]["quant"] == "Q8_0"
-    gone = moetool("pull", REPO)
-    assert gone.code == 0, gone.err
+
+
+def test_without_a_hub_pull_chooses_from_what_is_here(
+    moetool: Moetool, world: HubWorld, measured: None
+) -> None:
+    demo = demo_model_path().read_bytes()
+    world.server.put(REPO, {"demo-Q8_0.gguf": demo, "demo-Q4_0.gguf": demo + bytes(32)})
+    cache = {"HF_HOME": str(world.home)}
+    dry = moetool("pull", REPO, "--dry-run", HF_ENDPOINT=world.server.url, **cache)
+    assert f"moetool pull {REPO}:Q8_0" in dry.out
+    pull(world, f"{REPO}:Q4_0")
+    gone = moetool("pull", REPO, "-o", "json", **cache)
+    assert gone.document["data"]["quant"] == "Q4_0"
     assert "cannot be reached" in gone.err
 
 

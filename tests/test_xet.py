@@ -70,8 +70,17 @@ def test_where_xet_fails_plain_http_goes_on(xet: HubWorld, where: str, fault: di
     assert xet.server.bodies()
 
 
-def test_wrong_bytes_are_refused(xet: HubWorld) -> None:
+def test_wrong_bytes_are_fetched_again_by_plain_http(xet: HubWorld) -> None:
     xet.server.fault("/cas/xorbs/", corrupt_at=100_000)
+    result = pull(xet)
+    assert_exact(xet, result, FILES)
+    assert result.notices == ("What had arrived of moe-Q8_0.gguf was damaged; it was fetched again.",)
+    assert sum(entry.sent_bytes for entry in xet.server.bodies()) == SIZE
+
+
+def test_bytes_that_are_wrong_either_way_are_refused(xet: HubWorld) -> None:
+    xet.server.fault("/cas/xorbs/", corrupt_at=100_000)
+    xet.server.fault("/cdn/", corrupt_at=100_000)
     with pytest.raises(VerificationFailed, match="its SHA-256 is another"):
         pull(xet)
     assert xet.final_files() == {}

@@ -60,7 +60,8 @@ def run_command_line(arguments: Sequence[str]) -> int:
             raise
         return _pipe_is_gone()
     except OSError as error:
-        return fail(MoetoolError(f"Cannot read or write: {error.strerror or error}"), arguments)
+        what = f"read or write {error.filename}" if error.filename else "read or write"
+        return fail(MoetoolError(f"Cannot {what}: {error.strerror or error}"), arguments)
     # A bug is ours, not the user's: one sentence for them, the traceback for us when asked for.
     except Exception as error:  # noqa: BLE001
         return fail(_bug(error), arguments)

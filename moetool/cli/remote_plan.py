@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moetool.errors import DoesNotFit, EngineError, HeaderError, NotFound, UsageError
+from moetool.errors import DoesNotFit, EngineError, HeaderError, HubError, NotFound, UsageError
 
 if TYPE_CHECKING:
     from moetool.choice import Candidate, Choice
@@ -84,9 +85,12 @@ def choose_remote(
     read_machine: Callable[[], Machine],
     wishes: Wishes,
     min_tok_s: float | None,
+    *,
+    pulls: bool = False,
 ) -> RemoteChoice:
     """Read the headers of a repo's quants (of one, if the name says which), then the machine, and choose.
 
+    Without a Hub within reach, what `pulls` chooses from is what is on this disk.
     Raises NotFound, GatedRepo, HubError, UsageError, and HeaderError when no header can be read.
     """
     from moetool.choice import choose
@@ -97,7 +101,10 @@ def choose_remote(
 
     hub, folder = read_hub(), read_kept_folder()
     listing, notice = read_listing(hub, name.repo, revision or name.revision or "main", folder)
-    headers = read_remote_headers(hub, listing, wanted_quants(listing, name), folder)
+    quants = wanted_quants(listing, name)
+    if notice and pulls:
+        quants = _those_here(quants, name, hub.cache_dir, notice)
+    headers = read_remote_headers(hub, listing, quants, folder)
     candidates = make_candidates(headers, listing, hub.cache_dir)
     choice = choose(candidates, read_machine(), wishes, min_tok_s, read_runs(read_runs_path()))
     problems = [f"{i.quant.label}: its header is damaged. {i.problem}" for i in headers.headers if i.problem]
@@ -124,6 +131,18 @@ def wanted_quants(listing: RepoListing, name: ModelName) -> tuple[QuantFiles, ..
     if name.quant or name.file or not whole:
         return (select_quant(listing, name, first_choice),)
     return whole
+
+
+def _those_here(
+    quants: Sequence[QuantFiles], name: ModelName, cache_dir: Path, notice: str
+) -> tuple[QuantFiles, ...]:
+    """The quants that are on this disk; HubError, with the notice why it matters, when there are none."""
+    from moetool.store import find_local
+
+    here = tuple(q for q in quants if find_local(replace(name, file=q.files[0].path), cache_dir))
+    if not here:
+        raise HubError(f"{notice} Nothing of {name.repo} is on this disk.", "moetool list shows what is.")
+    return here
 
 
 def make_candidates(headers: RemoteHeaders, listing: RepoListing, cache_dir: Path) -> list[Candidate]:
@@ -197,7 +216,7 @@ def plan_remote(name: ModelName, read_machine: Callable[[], Machine], asked: Ask
         print_result("plan", document, problem)
         return
     else:
-        show_remote(found, "" if problem else f"moetool pull {found.name}")
+        show_remote(found, "" if problem else f"moetool pull {shlex.quote(found.name)}")
     if problem:
         raise problem
 
@@ -221,19 +240,20 @@ def check_pick(found: RemoteChoice) -> RemoteChoice:
 def choose_for_pull(name: ModelName, revision: str, kinds: Sequence[str], *, ask: bool) -> str | None:
     """The full name of the quant to pull for this machine; None when the user says no to it.
 
-    The table goes to stderr. Without a Hub within reach the name comes back as it is: what is on this disk
-    may be meant. Raises DoesNotFit when nothing fits.
+    The table goes to stderr. Without a Hub within reach, and nothing known of the repo, the name comes back
+    as it is: what is on this disk may be meant. Raises DoesNotFit when nothing fits.
     """
     from moetool.cli.opening import read_this_machine
     from moetool.hub import Trouble, read_hub
     from moetool.plan import Wishes
 
-    if read_hub().offline:
-        return name.text
+    def read_machine() -> Machine:
+        return read_this_machine(measure=True)
+
     try:
-        found = choose_remote(name, revision, lambda: read_this_machine(measure=True), Wishes(), None)
-    except Trouble as trouble:
-        if not trouble.is_unreachable:
+        found = choose_remote(name, revision, read_machine, Wishes(), None, pulls=True)
+    except HubError as error:
+        if not read_hub().offline and not (isinstance(error, Trouble) and error.is_unreachable):
             raise
         return name.text
     found = check_pick(found)

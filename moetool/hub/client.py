@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from moetool import __version__
 from moetool.errors import HubError, MoetoolError
-from moetool.hub.trouble import Trouble, disk_error, network_error, offline_error, status_error
+from moetool.hub.trouble import Trouble, disk_error, network_error, offline_error, page_of, status_error
 from moetool.store import read_cache_dir
 
 T = TypeVar("T")
@@ -63,15 +63,28 @@ def read_hub() -> Hub:
 
     endpoint = constants.ENDPOINT.rstrip("/")
     offline = bool(constants.HF_HUB_OFFLINE)
-    if urlsplit(endpoint).scheme not in {"http", "https"}:
+    if not _is_address(endpoint):
         raise HubError(
             "HF_ENDPOINT is not the address of a Hub.", "For example: HF_ENDPOINT=https://huggingface.co"
         )
     implicit = not (offline or constants.HF_HUB_DISABLE_IMPLICIT_TOKEN)
     token = get_token() if implicit else None
+    if token and not (token.isascii() and token.isprintable()):
+        raise HubError("The token has letters that no token has.", "Log in again, or set HF_TOKEN anew.")
     timeout_s = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
     uses_xet = not constants.HF_HUB_DISABLE_XET and find_spec("hf_xet") is not None
     return Hub(endpoint, read_cache_dir(), token, offline, timeout_s, uses_xet=uses_xet)
+
+
+def _is_address(endpoint: str) -> bool:
+    """Whether requests can be sent there at all."""
+    try:
+        parts = urlsplit(endpoint)
+        has_place = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    clean = endpoint.isprintable() and " " not in endpoint
+    return parts.scheme in {"http", "https"} and has_place and clean
 
 
 @contextmanager
@@ -102,7 +115,8 @@ def open_url(
         with stream as response:
             if response.status_code >= (400 if head else 300):
                 has_token = bool(hub.token)
-                raise status_error(response.status_code, response.headers, subject, hub.place, has_token)
+                place, page = hub.place, page_of(url.removeprefix(hub.endpoint), hub.place)
+                raise status_error(response.status_code, response.headers, subject, place, page, has_token)
             yield response
 
 

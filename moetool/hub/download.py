@@ -19,7 +19,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,8 @@ def _fetch_file(hub: Hub, listing: RepoListing, file: ModelFile, tally: Tally) -
         _drop_older_partial(hub, listing.repo, file, tally)
         url = file_url(hub, listing.repo, listing.commit, file.path)
         if not _fetch_and_publish(hub, url, blob, file, tally):
-            tally.note(f"What an earlier attempt had left of {file.path} was damaged; it was fetched again.")
-            _fetch_and_publish(hub, url, blob, file, tally)
+            tally.note(f"What had arrived of {file.path} was damaged; it was fetched again.")
+            _fetch_and_publish(replace(hub, uses_xet=False), url, blob, file, tally)
         write_record(hub.cache_dir, listing.repo, listing.commit, file, blob)
         _note_path(hub, listing.repo, file).unlink(missing_ok=True)
 
@@ -137,17 +137,17 @@ def _places(cache_dir: Path, listing: RepoListing, file: ModelFile) -> tuple[Pat
 
 
 def _fetch_and_publish(hub: Hub, url: str, blob: Path, file: ModelFile, tally: Tally) -> bool:
-    """Fetch what is missing. False when the whole is wrong and an earlier attempt can be to blame; all that
-    arrived is thrown away then. VerificationFailed when these bytes came just now."""
+    """Fetch what is missing. False when the whole is wrong and an earlier attempt or Xet can be to blame; all
+    that arrived is thrown away then. VerificationFailed when all bytes came just now by plain HTTP."""
     with PartialFile(blob, digest_of(file), file.size_bytes, lambda n: tally.add(n, file.path)) as arriving:
-        _fill(hub, url, arriving, file, tally)
+        by_xet = _fill(hub, url, arriving, file, tally)
         if arriving.is_right():
             arriving.publish()
             return True
         arriving.restart()
     arriving.path.unlink(missing_ok=True)
     tally.add(-file.size_bytes, file.path)
-    if arriving.resumed_bytes:
+    if arriving.resumed_bytes or by_xet:
         return False
     message = f"{file.path} did not arrive as {hub.place} states it: its SHA-256 is another."
     raise VerificationFailed(
@@ -155,10 +155,13 @@ def _fetch_and_publish(hub: Hub, url: str, blob: Path, file: ModelFile, tally: T
     )
 
 
-def _fill(hub: Hub, url: str, arriving: PartialFile, file: ModelFile, tally: Tally) -> None:
-    """Ask for the rest until all is there; give up after so many attempts that brought nothing."""
+def _fill(hub: Hub, url: str, arriving: PartialFile, file: ModelFile, tally: Tally) -> bool:
+    """Ask for the rest until all is there; give up after so many attempts that brought nothing. Returns
+    whether some of it is from Xet."""
+    had = arriving.size
     if hub.uses_xet and arriving.size < file.size_bytes:
         _fill_by_xet(hub, url, arriving, file, tally)
+    by_xet = arriving.size > had
     failures = 0
     while arriving.size < file.size_bytes:
         before = arriving.size
@@ -170,6 +173,7 @@ def _fill(hub: Hub, url: str, arriving: PartialFile, file: ModelFile, tally: Tal
             if wait_s is None:
                 raise
             tally.wait(wait_s)
+    return by_xet
 
 
 def _fill_by_xet(hub: Hub, url: str, arriving: PartialFile, file: ModelFile, tally: Tally) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from moetool.errors import HubError, NotFound
 from moetool.hub.client import Hub, open_url, read_limited, retried
 from moetool.names import (
+    MAX_FILE_BYTES,
     ModelFile,
     ModelName,
     QuantFiles,
@@ -54,7 +55,7 @@ class RepoListing:
 
 
 def list_files(hub: Hub, repo: str, revision: str = "main") -> RepoListing:
-    """Ask the Hub what `repo` holds, in one request.
+    """Ask the Hub what `repo` holds, in one request. The listing has the repo's name in the Hub's own case.
 
     Raises NotFound (repo, revision), GatedRepo, HubError, Trouble.
     """
@@ -79,6 +80,9 @@ def parse_listing(body: bytes, repo: str, revision: str) -> RepoListing:
         info = None
     if not isinstance(info, dict) or not isinstance(info.get("siblings"), list):
         raise HubError(f"The answer about {repo} is not that of a Hub.", "Check HF_ENDPOINT.")
+    named = info.get("id")
+    if isinstance(named, str) and named.lower() == repo.lower():
+        repo = named  # as its author writes it: one folder in the cache for all ways to type it
     commit = info.get("sha")
     if not isinstance(commit, str) or not _SHA1.fullmatch(commit):
         raise HubError(f"The answer about {repo} names no commit.", "Check HF_ENDPOINT.")
@@ -96,7 +100,7 @@ def _parse_file(entry: dict[str, Any]) -> ModelFile:
     size = (lfs or {}).get("size", entry.get("size"))
     return ModelFile(
         entry["rfilename"],
-        size if isinstance(size, int) and 0 <= size < 1 << 50 else -1,
+        size if isinstance(size, int) and 0 <= size < MAX_FILE_BYTES else -1,
         sha256 if isinstance(sha256, str) and _SHA256.fullmatch(sha256) else "",
         oid if isinstance(oid, str) and _SHA1.fullmatch(oid) else "",
     )

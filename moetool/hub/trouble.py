@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Mapping
 
 from moetool.errors import DiskFull, GatedRepo, HubError, MoetoolError, NotFound, VerificationFailed
@@ -10,6 +11,7 @@ from moetool.names import show_name
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _UNREACHABLE = {"ConnectError", "ConnectTimeout", "ProxyError"}
+_REPO_IN_PATH = re.compile(r"(?:/api/models)?/([^/]+/[^/]+)/(?:resolve|revision)/")
 _SENT_AWAY = {"TooManyRedirects", "UnsupportedProtocol"}
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 _OFFLINE_HINT = "Models that were pulled before work without the Hub: moetool list"
@@ -38,12 +40,13 @@ def offline_error(subject: str) -> HubError:
 
 
 def status_error(
-    status: int, headers: Mapping[str, str], subject: str, place: str, has_token: bool
+    status: int, headers: Mapping[str, str], subject: str, place: str, page: str, has_token: bool
 ) -> MoetoolError:
-    """The error that an HTTP status stands for. `subject` is what was asked for, `place` the Hub's host."""
+    """The error that an HTTP status stands for. `subject` is what was asked for, `place` the Hub's host,
+    `page` where people read about the repo."""
     code = headers.get("x-error-code", "")
     if code == "GatedRepo":
-        return _gated(subject, place, has_token)
+        return _gated(subject, page, has_token)
     if code == "RevisionNotFound":
         return NotFound(
             f"{subject} is not there: the repo has no such revision.", "Leave out --revision for main."
@@ -66,12 +69,18 @@ def status_error(
     return HubError(f"{place} refuses the request for {subject} (HTTP {status}).")
 
 
-def _gated(subject: str, place: str, has_token: bool) -> GatedRepo:
+def _gated(subject: str, page: str, has_token: bool) -> GatedRepo:
     if has_token:
         message = f"{subject} is gated, and this account has not been let in."
-        return GatedRepo(message, f"Accept its terms on its page at {place}; some authors answer by hand.")
+        return GatedRepo(message, f"Accept the terms at {page}; some authors answer by hand.")
     message = f"{subject} is gated: its terms must be accepted first."
-    return GatedRepo(message, f"Accept them on its page at {place}, then {_LOG_IN}.")
+    return GatedRepo(message, f"Accept them at {page}, then {_LOG_IN}.")
+
+
+def page_of(path: str, place: str) -> str:
+    """The page of the repo that a path on the Hub is about: "huggingface.co/org/repo"."""
+    found = _REPO_IN_PATH.match(path)
+    return f"{place}/{found[1]}" if found else place
 
 
 def _server_trouble(status: int, headers: Mapping[str, str], place: str) -> Trouble:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -10,6 +11,7 @@ from rich.text import Text
 from moetool.anatomy import Anatomy
 from moetool.fitting import Listed, Offered, room_bytes
 from moetool.machine import Machine
+from moetool.names import parse_sidecar
 from moetool.pulling import PullResult
 from moetool.render.plain import safe_line
 from moetool.render.tables import facts_table, show
@@ -79,8 +81,10 @@ def show_pull(result: PullResult) -> None:
         facts["Fetched"] = f"{show_bytes(result.fetched_bytes)} now, every byte verified"
     if result.lock_path:
         facts["Lock file"] = str(result.lock_path)
-    verb = "pull" if result.dry_run else "run"
-    show(facts_table(facts), Text(), Text(f"moetool {verb} {safe_line(result.name)}"))
+    show(facts_table(facts))
+    if result.dry_run or not parse_sidecar(result.files[0]):
+        verb = "pull" if result.dry_run else "run"
+        show(Text(), Text(f"moetool {verb} {shlex.quote(safe_line(result.name))}"))
 
 
 def removal_phrase(removal: Removal) -> str:
