@@ -45,9 +45,11 @@ _SAME_DEVICES = 2.0
 _SAME_QUANT = 2.0
 _SAME_ARCH = 2.0
 _SAME_FILE = 16.0
-# Within this factor, size decides alike what counts: caches and barriers, or the memory.
+# Within this factor, size decides alike what counts: caches and barriers, or the memory. Beyond it a run says
+# the less the further: a model of a few MB, which lies in the CPU's caches, nothing at all of one of many GB.
 _LIKE_SIZE = 4.0
 _NEAR = 4.0
+_FAR = 64.0
 # As if one run of the machine had equalled the prediction: a single odd run must not rule.
 _PRIOR = 1.0
 # After so much evidence the interval is this part of the uncalibrated one.
@@ -57,8 +59,8 @@ _NARROWEST = 0.4
 def calibrate(speed: Speed, target: Target, records: Iterable[Calibration]) -> Speed:
     """`speed` scaled by this machine's own runs: the weighted median of log(measured ÷ predicted), which one
     disturbed run cannot move far; the interval is narrower the more runs there are and the closer they are.
-    Runs of other machines are ignored."""
-    used = [record for record in records if record.target.fingerprint == target.fingerprint]
+    Runs that say nothing (see `weigh`) are ignored."""
+    used = [record for record in records if weigh(record.target, target)]
     decode = [(r.predicted_decode_tok_s, r.measured_decode_tok_s, weigh(r.target, target)) for r in used]
     prompt = [(r.predicted_prompt_tok_s, r.measured_prompt_tok_s, weigh(r.target, target)) for r in used]
     d = _scaled((speed.decode_tok_s, speed.decode_low, speed.decode_high), decode)
@@ -80,16 +82,25 @@ def calibrate(speed: Speed, target: Target, records: Iterable[Calibration]) -> S
 
 
 def weigh(run: Target, target: Target) -> float:
-    """How much a run says of what is predicted: the product of what both share."""
+    """How much a run says of what is predicted: the product of what both share; 0 for a run on another
+    machine, on none of the same devices, or of a model of quite another size."""
+    apart = _apart(run.weights_bytes, target.weights_bytes)
+    if run.fingerprint != target.fingerprint or not set(run.devices) & set(target.devices) or apart > _FAR:
+        return 0.0
     weight = _SAME_MACHINE
     weight *= _SAME_THREADS if run.n_threads == target.n_threads else 1.0
-    weight *= _SAME_DEVICES if run.devices == target.devices else 1.0
+    weight *= _SAME_DEVICES if set(run.devices) == set(target.devices) else 1.0
     weight *= _SAME_QUANT if run.quant == target.quant else 1.0
     weight *= _SAME_ARCH if run.arch == target.arch else 1.0
-    ratio = max(run.weights_bytes, 1) / max(target.weights_bytes, 1)
-    weight *= _LIKE_SIZE if 1 / _NEAR <= ratio <= _NEAR else 1.0
+    weight *= _LIKE_SIZE if apart <= _NEAR else _NEAR / apart
     is_same = (run.model, run.weights_bytes) == (target.model, target.weights_bytes)
     return weight * (_SAME_FILE if is_same else 1.0)
+
+
+def _apart(one_bytes: int, other_bytes: int) -> float:
+    """By what factor two sizes differ."""
+    ratio = max(one_bytes, 1) / max(other_bytes, 1)
+    return max(ratio, 1 / ratio)
 
 
 _Rates = tuple[float | None, float | None, float | None]
