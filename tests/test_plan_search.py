@@ -190,6 +190,40 @@ def test_what_was_asked_for_is_not_called_too_large() -> None:
     )
 
 
+def test_a_device_that_is_not_used_holds_nothing() -> None:
+    plan = make_plan(MOE, machine(64, 48), replace(F16, n_gpu_layers=0))
+    assert [row.device for row in plan.memory] == ["CPU"]
+    assert make_plan(MOE, machine(64, 0), F16).fits
+    full = make_plan(MOE, machine(64, 24, 24), replace(F16, vram=(Limit("", 1024),)))
+    assert full.fits
+    assert text_of(full, "cpu-only") == "everything in RAM: there is no room on CUDA0 + CUDA1"
+
+
+@pytest.mark.parametrize("devices", [None, (), ("CUDA1",)])
+def test_llama_cpp_is_told_of_a_device_that_only_an_override_uses(devices: tuple[str, ...] | None) -> None:
+    override = TensorOverride(r"blk\.0\..*_exps", "CUDA0")
+    wishes = replace(F16, n_gpu_layers=0, devices=devices, tensor_overrides=(override,))
+    plan = make_plan(MOE, machine(64, 24, 24), wishes)
+    assert plan.settings.devices == ("CUDA0",)
+    assert plan.settings.n_gpu_layers == 0
+    assert on(plan, "CUDA0") > 300 * MIB
+
+
+def test_a_squeezed_cache_is_not_called_a_gain() -> None:
+    fixed = Wishes(n_ctx=8192, n_gpu_layers=99, n_cpu_moe=10)
+    plan = make_plan(MOE, machine(64, 15), fixed)
+    assert plan.settings.type_k == "q8_0"
+    assert not make_plan(MOE, machine(64, 15), replace(fixed, type_k="f16", type_v="f16")).fits
+    assert text_of(plan, "kv-quantized") == "KV cache q8_0: with f16 it does not fit"
+
+
+def test_another_number_of_experts_is_said() -> None:
+    assert "4 experts a token instead of 8" in text_of(
+        make_plan(MOE, machine(64), Wishes(experts=4)), "experts-changed"
+    )
+    assert "experts-changed" not in codes(make_plan(MOE, machine(64), Wishes(experts=8)))
+
+
 def test_what_cannot_be_meant_is_refused() -> None:
     two: Sequence[tuple[Wishes, str]] = [
         (Wishes(vram=(Limit("CUDA7", GIB),)), "--vram CUDA7"),
@@ -232,6 +266,15 @@ def test_a_fixed_flag_that_is_in_the_way_is_named() -> None:
     plan = make_plan(MOE, machine(64, 12), replace(F16, n_gpu_layers=49, n_cpu_moe=0))
     assert not plan.fits
     assert {"without --gpu-layers it fits", "without --n-cpu-moe it fits"} <= {r.text for r in remedies(plan)}
+
+
+def test_what_lacks_on_two_devices_is_one_remedy() -> None:
+    plan = make_plan(MOE, machine(8, 8), Wishes(n_gpu_layers=49, n_cpu_moe=24))
+    assert set(plan.missing) == {"CPU", "CUDA0"}
+    (more,) = [remedy.text for remedy in remedies(plan) if remedy.code == "more-memory"]
+    assert "of RAM and " in more
+    kept = make_plan(MOE, machine(64), Wishes(reserve_bytes=100 * GIB))
+    assert "without --reserve it fits" in {remedy.text for remedy in remedies(kept)}
 
 
 def test_a_plan_that_the_allocator_finds_too_large_is_made_anew() -> None:

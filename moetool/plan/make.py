@@ -11,7 +11,7 @@ from moetool.memory import device_memory
 from moetool.plan.budget import Budget, make_budget
 from moetool.plan.pieces import cut_weights
 from moetool.plan.reasons import ceil_size, missing_reasons, placement_reasons, tuning_reasons
-from moetool.plan.result import Draft, Plan, speed_of
+from moetool.plan.result import Draft, Plan, devices_in_use, speed_of
 from moetool.plan.search import Question, search
 from moetool.plan.wishes import Reason, Wishes, offload_devices, settle
 from moetool.settings import Settings
@@ -35,11 +35,12 @@ def make_plan(
     devices = tuple(device.name for device in offload_devices(machine, wishes))
     draft = _place_draft(wishes, machine, base, devices)
     budget = make_budget(machine, wishes, _together(taken or {}, draft))
-    found = search(Question(anatomy, machine, wishes, budget, devices, cut_weights(anatomy, base)), base)
+    question = Question(anatomy, machine, wishes, budget, devices, cut_weights(anatomy, base))
+    found = search(question, base)
     why = [
         *reasons,
         *tuning_reasons(wishes, base, found),
-        *placement_reasons(anatomy, machine, wishes, found),
+        *placement_reasons(question, found),
         *_draft_reasons(draft),
         *missing_reasons(found.missing),
     ]
@@ -72,18 +73,18 @@ def _place_draft(wishes: Wishes, machine: Machine, base: Settings, devices: Sequ
     budget = make_budget(machine, wishes)
     for device in devices:
         offloaded = replace(settings, devices=(device,), n_gpu_layers=len(anatomy.layers) + 1)
-        memory = device_memory(anatomy, offloaded, machine.devices)
+        memory = device_memory(anatomy, offloaded, devices_in_use(offloaded, machine))
         if not budget.shortfalls(memory):
             return Draft(anatomy, offloaded, memory)
-    return Draft(anatomy, settings, device_memory(anatomy, settings, machine.devices))
+    return Draft(anatomy, settings, device_memory(anatomy, settings, devices_in_use(settings, machine)))
 
 
 def _draft_reasons(draft: Draft | None) -> list[Reason]:
     if draft is None:
         return []
-    place = draft.settings.devices[0] if draft.settings.devices else "RAM"
+    place = f"on {draft.settings.devices[0]}" if draft.settings.devices else "in RAM"
     total = sum(row.total_bytes for row in draft.memory)
-    text = f"draft model {draft.anatomy.name} on {place}: {ceil_size(total)} are kept for it"
+    text = f"draft model {draft.anatomy.name} {place}: {ceil_size(total)} are kept for it"
     return [Reason("draft", text)]
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from moetool.anatomy import Anatomy
 from moetool.machine import Machine
-from moetool.memory import make_placement
-from moetool.plan.result import experts_in_ram
-from moetool.plan.search import Found
+from moetool.memory import device_memory, make_placement
+from moetool.plan.result import devices_in_use, experts_in_ram
+from moetool.plan.search import Found, Question
 from moetool.plan.wishes import DEFAULT_KV, Reason, Wishes
 from moetool.settings import Settings
 
@@ -17,11 +18,12 @@ GIB, MIB = 1 << 30, 1 << 20
 ASKED = "asked for"
 
 
-def placement_reasons(anatomy: Anatomy, machine: Machine, wishes: Wishes, found: Found) -> Iterator[Reason]:
+def placement_reasons(question: Question, found: Found) -> Iterator[Reason]:
     """Where things are, each with why; the part before the colon can stand alone."""
+    anatomy, machine, wishes = question.anatomy, question.machine, question.wishes
     settings = found.settings
     if not settings.devices:
-        yield Reason("cpu-only", f"everything in RAM: {_why_no_device(machine, wishes, found)}")
+        yield Reason("cpu-only", f"everything in RAM: {_why_no_device(question, found)}")
         return
     names = _join(settings.devices)
     moved = experts_in_ram(anatomy, settings, machine)
@@ -44,13 +46,23 @@ def placement_reasons(anatomy: Anatomy, machine: Machine, wishes: Wishes, found:
         yield Reason("order-of-preference", text)
 
 
-def _why_no_device(machine: Machine, wishes: Wishes, found: Found) -> str:
-    able = [device.name for device in machine.devices if device.kind in {"gpu", "igpu"}]
-    if not able:
+def _why_no_device(question: Question, found: Found) -> str:
+    wishes = question.wishes
+    if not any(device.kind in {"gpu", "igpu"} for device in question.machine.devices):
         return "llama.cpp sees no offload device"
     if wishes.n_gpu_layers == 0 or wishes.devices == ():
         return ASKED
-    return f"{_join(found.layout.devices)} would not make it faster"
+    names = _join(question.devices)
+    if not any(_has_room(question, found.settings, device) for device in question.devices):
+        return f"there is no room on {names}"
+    return f"{names} would not make it faster"
+
+
+def _has_room(question: Question, settings: Settings, device: str) -> bool:
+    """Whether the least that can be offloaded fits there."""
+    least = replace(settings, devices=(device,), n_gpu_layers=1)
+    memory = device_memory(question.anatomy, least, devices_in_use(least, question.machine))
+    return device not in question.budget.shortfalls(memory)
 
 
 def _why_not_all(found: Found) -> str:
@@ -81,7 +93,7 @@ def tuning_reasons(wishes: Wishes, base: Settings, found: Found) -> Iterator[Rea
     """Why the cache's type or the batch is not the usual one. `base` is what was tried first."""
     settings = found.settings
     if not wishes.type_k and settings.type_k != DEFAULT_KV:
-        yield Reason("kv-quantized", f"KV cache {settings.type_k}: {_why_small_kv(base, found)}")
+        yield Reason("kv-quantized", f"KV cache {settings.type_k}: {_why_small_kv(found)}")
     if wishes.n_ubatch is None and settings.n_ubatch < base.n_ubatch:
         yield Reason("ubatch-small", f"ubatch {settings.n_ubatch}: with {base.n_ubatch} it does not fit")
     if wishes.n_ubatch is None and settings.n_ubatch > base.n_ubatch:
@@ -89,8 +101,8 @@ def tuning_reasons(wishes: Wishes, base: Settings, found: Found) -> Iterator[Rea
         yield Reason("ubatch-large", text)
 
 
-def _why_small_kv(base: Settings, found: Found) -> str:
-    if not found.is_split or found.settings.n_ubatch < base.n_ubatch:
+def _why_small_kv(found: Found) -> str:
+    if found.is_squeezed:
         return f"with {DEFAULT_KV} it does not fit"
     return "it makes room for more of the weights"
 

@@ -26,9 +26,8 @@ def remedies(plan: Plan) -> Iterator[Reason]:
     yield from _smaller_cache(plan)
     yield from _shorter_context(plan)
     yield from _smaller_quant(plan)
-    for device, n_bytes in plan.missing.items():
-        text = f"{ceil_size(n_bytes)} more of {place_of(device)} would do"
-        yield Reason("more-memory", text)
+    more = [f"{ceil_size(n_bytes)} more of {place_of(device)}" for device, n_bytes in plan.missing.items()]
+    yield Reason("more-memory", f"{' and '.join(more)} would do")
 
 
 def _fits(plan: Plan, wishes: Wishes) -> bool:
@@ -46,6 +45,8 @@ def _less_fixed(plan: Plan) -> Iterator[Reason]:
         "--device": (wishes.devices is not None, replace(wishes, devices=None)),
         "--vram": (bool(wishes.vram), replace(wishes, vram=())),
         "--ram": (wishes.ram_bytes is not None, replace(wishes, ram_bytes=None)),
+        "--reserve": (wishes.reserve_bytes is not None, replace(wishes, reserve_bytes=None)),
+        "--draft": (wishes.draft is not None, replace(wishes, draft=None)),
         "--ubatch": (wishes.n_ubatch is not None, replace(wishes, n_ubatch=None)),
     }
     for flag, (is_set, without) in freed.items():

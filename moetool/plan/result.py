@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from moetool.anatomy import Anatomy
-from moetool.machine import Machine
+from moetool.machine import Device, Machine
 from moetool.memory import DeviceMemory, make_placement, place_tensors
 from moetool.plan.wishes import Reason, Wishes
 from moetool.settings import Settings
@@ -70,6 +70,11 @@ def speed_of(
     tensors = place_tensors(anatomy, settings, machine.devices)
     where = Where(tensors, placement.layers, placement.output)
     return predict_speed(anatomy, settings, where, machine, calibration, load)
+
+
+def devices_in_use(settings: Settings, machine: Machine) -> tuple[Device, ...]:
+    """The CPU, and those devices that llama.cpp is told of: it takes no memory on any other."""
+    return tuple(d for d in machine.devices if d.kind == "cpu" or d.name in settings.devices)
 
 
 def experts_in_ram(anatomy: Anatomy, settings: Settings, machine: Machine) -> dict[int, bool]:

@@ -13,6 +13,7 @@ from moetool.memory.refusals import check_cache_types
 from moetool.plan.budget import Budget
 from moetool.plan.layouts import Extra, ExtraKey, Layout, Layouts, Moved, Shares
 from moetool.plan.pieces import Cut, Pieces, make_pieces
+from moetool.plan.result import devices_in_use
 from moetool.plan.wishes import Wishes
 from moetool.settings import Settings, TensorOverride
 
@@ -31,13 +32,16 @@ _ALL_EXPERTS = "ffn_(up|down|gate|gate_up)_(ch|)exps"
 
 @dataclass(frozen=True)
 class Found:
-    """A placement, what it takes, the bytes that are missing by device, and what was learnt on the way."""
+    """A placement, what it takes, the bytes that are missing by device, and what was learnt on the way.
+
+    `is_squeezed`: the usual cache or batch would not fit."""
 
     settings: Settings
     memory: tuple[DeviceMemory, ...]
     missing: Mapping[str, int]
     layout: Layout
     extra: Extra
+    is_squeezed: bool = False
 
     @property
     def fits(self) -> bool:
@@ -77,7 +81,7 @@ def search(question: Question, base: Settings) -> Found:
     found = place(question, base)
     if not found.fits:
         smaller = (place(question, settings) for settings in _smaller(question, base, found))
-        return next((tried for tried in smaller if tried.fits), found)
+        return next((replace(tried, is_squeezed=True) for tried in smaller if tried.fits), found)
     if not found.is_split:
         return found
     for settings in _roomier(question, base, found):
@@ -141,7 +145,7 @@ def place(question: Question, base: Settings, found: Found | None = None) -> Fou
         if found is not None and layout.seconds * NOTABLE_GAIN > found.layout.seconds:
             return found
         settings = settings_of(layout, layouts.moved(layout), pieces, question.wishes, base)
-        memory = device_memory(anatomy, settings, machine.devices)
+        memory = device_memory(anatomy, settings, devices_in_use(settings, machine))
         tried.append(Found(settings, memory, budget.shortfalls(memory), layout, extra))
         if not _learn(extra, layout, memory) or tried[-1].fits:
             break
@@ -189,9 +193,11 @@ def _shares(question: Question, base: Settings) -> Shares | None:
 def settings_of(layout: Layout, moved: Moved, pieces: Pieces, wishes: Wishes, base: Settings) -> Settings:
     """The layout in llama.cpp's words, composed with what the user fixed."""
     dealt = dict(zip(layout.devices, layout.counts[1:], strict=True))
-    wanted = {override.device for override in wishes.tensor_overrides}
-    used = tuple(d for d in layout.devices if dealt[d] or d in wanted or wishes.tensor_split)
-    split = wishes.tensor_split or tuple(float(dealt[d]) for d in used)
+    # A tensor on a device that llama.cpp was not told of would end the process.
+    wanted = [o.device for o in wishes.tensor_overrides if o.device != layout.cpu]
+    offered = dict.fromkeys((*layout.devices, *wanted))
+    used = tuple(d for d in offered if dealt.get(d) or d in wanted or wishes.tensor_split)
+    split = wishes.tensor_split or tuple(float(dealt.get(d, 0)) for d in used)
     return replace(
         base,
         devices=used,

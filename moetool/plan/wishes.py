@@ -81,16 +81,16 @@ def settle(anatomy: Anatomy, machine: Machine, wishes: Wishes) -> tuple[Settings
         tensor_overrides=wishes.tensor_overrides,
     )
     threads = Reason("threads", f"{n_threads} threads: one for each core that pays")
-    return settings, (*context_reason, *(() if wishes.n_threads else (threads,)))
+    reasons = (*context_reason, *_experts_reason(anatomy, wishes), *(() if wishes.n_threads else (threads,)))
+    return settings, reasons
 
 
 def _context(anatomy: Anatomy, wishes: Wishes) -> tuple[int, tuple[Reason, ...]]:
     trained = anatomy.n_ctx_train or DEFAULT_CTX
     if wishes.n_ctx is None:
         n_ctx = min(trained, DEFAULT_CTX)
-        return n_ctx, (
-            Reason("context-default", f"context {n_ctx}: the default, up to {trained} is trained"),
-        )
+        why = f"the default, up to {trained} is trained" if n_ctx < trained else "all that is trained"
+        return n_ctx, (Reason("context-default", f"context {n_ctx}: {why}"),)
     n_ctx = wishes.n_ctx or trained
     if n_ctx > trained:
         text = f"context {n_ctx} is more than the {trained} this model was trained with: expect it to drift"
@@ -108,6 +108,14 @@ def _check_experts(anatomy: Anatomy, experts: int | None) -> None:
             f"--experts {experts}: this model has {anatomy.n_expert} experts",
             f"use 1 to {anatomy.n_expert}; the model's own number is {anatomy.n_expert_used}",
         )
+
+
+def _experts_reason(anatomy: Anatomy, wishes: Wishes) -> tuple[Reason, ...]:
+    own = anatomy.n_expert_used
+    if wishes.experts in (None, own):
+        return ()
+    text = f"{wishes.experts} experts a token instead of {own}: what that costs in quality is not known"
+    return (Reason("experts-changed", text),)
 
 
 def offload_devices(machine: Machine, wishes: Wishes) -> tuple[Device, ...]:

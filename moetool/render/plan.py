@@ -15,7 +15,7 @@ from moetool.render.plain import safe_line
 from moetool.render.tables import facts_table, machine_phrase, model_phrase, show, show_command
 from moetool.render.units import show_bytes, show_gib, show_range, show_rate
 
-_PLACES = ("cpu-only", "all-offloaded", "experts-in-ram", "layers-in-ram")
+_PLACES = ("cpu-only", "all-offloaded", "experts-in-ram", "layers-in-ram", "ubatch-small", "ubatch-large")
 
 
 def show_plan(
@@ -104,7 +104,8 @@ def _alternative_cells(plan: Plan) -> tuple[str, ...]:
 
 
 def placement_phrase(plan: Plan) -> str:
-    """Where things go, without why: the first half of the reasons."""
+    """Where things go, and in batches of what size if not the usual, without why: the first half of the
+    reasons."""
     texts = [reason.text.partition(":")[0] for reason in plan.reasons if reason.code in _PLACES]
     return safe_line(", ".join(texts))
 
