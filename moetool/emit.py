@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from moetool.errors import UsageError
+from moetool.machine import Machine
 from moetool.plan import Limit, Plan, Wishes, make_plan
 from moetool.settings import Settings, TensorOverride
 
@@ -51,7 +52,7 @@ def llama_flags(plan: Plan, source: Source, *, is_server: bool) -> list[str]:
     flags += ["-ctk", settings.type_k, "-ctv", settings.type_v]
     flags += ["-b", str(settings.n_batch), "-ub", str(settings.n_ubatch)]
     flags += ["-t", str(settings.n_threads), "-tb", str(settings.n_threads_batch)]
-    flags += _placement_flags(settings)
+    flags += _placement_flags(settings, plan.machine)
     if is_server:
         flags += ["-np", str(settings.n_seq)]
     if settings.experts is not None:
@@ -64,23 +65,34 @@ def llama_flags(plan: Plan, source: Source, *, is_server: bool) -> list[str]:
     return flags
 
 
-def _placement_flags(settings: Settings) -> list[str]:
+def _placement_flags(settings: Settings, machine: Machine) -> list[str]:
     flags = ["-dev", ",".join(settings.devices) or "none", "-ngl", str(settings.n_gpu_layers)]
     if settings.tensor_split:
         flags += ["-ts", _joined(settings.tensor_split)]
     if settings.tensor_overrides:
-        flags += ["-ot", ",".join(_override(override) for override in settings.tensor_overrides)]
+        flags += ["-ot", ",".join(_override(override, machine) for override in settings.tensor_overrides)]
     return flags
 
 
-def _override(override: TensorOverride) -> str:
+def _override(override: TensorOverride, machine: Machine) -> str:
     # The list is cut at each comma, and each part at its first "=", before any pattern is looked at.
     if "," in override.pattern or "=" in override.pattern:
         raise UsageError(
             f"llama.cpp's -ot cannot take the pattern {override.pattern!r}: it has a comma or a =",
             "write it without: a{1,3} is aa?a?",
         )
-    return f"{override.pattern}={override.device}"
+    return f"{override.pattern}={_buffer_type(override.device, machine)}"
+
+
+def _buffer_type(name: str, machine: Machine) -> str:
+    """What llama.cpp calls a device's memory (parse_tensor_buffer_overrides): by the device's own name, but a
+    worker's "RPC<number at the worker>[<address>]" (ggml_backend_rpc_buffer_type); its description ends with
+    the address."""
+    homes = {d.name: d.description.split()[-1] for d in machine.devices if d.name.startswith("RPC")}
+    if name not in homes:
+        return name
+    address = homes[name]
+    return f"RPC{[other for other in homes if homes[other] == address].index(name)}[{address}]"
 
 
 # --- Ollama -------------------------------------------------------------------------------------------------

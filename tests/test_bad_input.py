@@ -118,6 +118,10 @@ def machine_file_missing(folder: Path) -> list[str]:
     return ["plan", "demo", "--machine", "nowhere.json"]
 
 
+def a_choice_among_one(folder: Path) -> list[str]:
+    return ["plan", "demo", "--min-tok-s", "20"]
+
+
 # what is done -> exit code, error code, words of the message, words of the hint
 CASES: list[tuple[Make, int, str, str, str]] = [
     (missing_file, 5, "not-found", "nowhere.gguf", ""),
@@ -142,6 +146,7 @@ CASES: list[tuple[Make, int, str, str, str]] = [
     (schema_beyond_the_engine, 2, "constraint", "'uniqueItems'", "Remove"),
     (unknown_grammar, 2, "constraint", "jsn", "json"),
     (machine_file_missing, 5, "not-found", "nowhere.json", ""),
+    (a_choice_among_one, 2, "usage", "among the quants of a repo", "leave it out"),
 ]
 
 

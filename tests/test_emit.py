@@ -8,15 +8,18 @@ import re
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from test_plan import DEMO, MOE, machine
 
 from moetool.assets import demo_model_path
+from moetool.cli.boundary import run_command_line
 from moetool.cli.wishing import Flags, make_wishes
 from moetool.emit import Source, emit, llama_flags, wish_flags
 from moetool.errors import UsageError
+from moetool.machine import to_json
 from moetool.plan import Limit, Wishes, make_plan
 from moetool.settings import TensorOverride
 
@@ -49,6 +52,24 @@ def test_what_only_some_plans_have() -> None:
     assert flag(line, "--override-kv") == "qwen3moe.expert_used_count=int:4"
     assert (flag(line, "-md"), flag(line, "--spec-type")) == ("d.gguf", "draft-simple")
     assert (flag(line, "-dev"), flag(line, "-devd"), flag(line, "-ngl")) == ("none", "none", "0")
+
+
+def test_a_workers_memory_has_its_address_in_its_name() -> None:
+    # Devices are numbered through, memory is numbered at each worker.
+    names = {"RPC0": "CPU at 10.0.0.2:50052", "RPC1": "CUDA at 10.0.0.3:50052", "RPC2": "10.0.0.3:50052"}
+    here = machine(64, 8, 8, 8)
+    cards = (
+        replace(d, name=n, description=t) for d, (n, t) in zip(here.devices, names.items(), strict=False)
+    )
+    here = replace(here, devices=(*cards, here.devices[-1]))
+    overrides = tuple(TensorOverride(f"blk.{i}.", name) for i, name in enumerate((*names, "CPU")))
+    line = emit(make_plan(MOE, here, Wishes(tensor_overrides=overrides)), "llama-server", FILE)
+    assert [part.partition("=")[2] for part in flag(line, "-ot").split(",")][:4] == [
+        "RPC0[10.0.0.2:50052]",
+        "RPC0[10.0.0.3:50052]",
+        "RPC1[10.0.0.3:50052]",
+        "CPU",
+    ]
 
 
 def test_a_pattern_that_llama_cpp_would_cut_is_refused() -> None:
@@ -103,6 +124,35 @@ def test_what_was_fixed_comes_back_as_the_same_wishes() -> None:
             given[key] = int(value) if Flags.__annotations__[key].startswith("int") else value
     assert make_wishes(Flags(**given)) == wishes  # type: ignore[arg-type]
     assert wish_flags(Wishes()) == []
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> str:
+    """A machine's file."""
+    path = tmp_path / "my desk.json"
+    path.write_text(json.dumps(to_json(machine(64, 8))))
+    return str(path)
+
+
+def test_another_programs_flags_in_a_document(desk: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command_line(["plan", "demo", "--machine", desk, "--emit", "llama-cli", "-o", "json"]) == 0
+    data = json.loads(capsys.readouterr().out)["data"]
+    assert data["target"] == "llama-cli"
+    assert data["text"].startswith("llama-cli -m ")
+
+
+@pytest.mark.parametrize("more", [["--draft", "demo"], ["--parallel", "2"]])
+def test_the_last_line_makes_the_same_plan(
+    desk: str, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    assert run_command_line(["plan", "demo", "--ctx", "512", "--machine", desk, *more]) == 0
+    line = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert line[:2] == ["moetool", "plan"]
+    assert line[-2:] == ["--emit", "llama-server"]
+    for words in (more, ["--machine", desk], ["--ctx", "512"]):
+        at = line.index(words[0])
+        assert line[at : at + 2] == words
+    assert run_command_line(line[1:]) == 0
 
 
 COMPLETION = shutil.which("llama-completion", path=os.environ.get("LLAMA_CPP_BIN") or os.environ["PATH"])

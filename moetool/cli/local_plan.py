@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Asked:
     """What `plan` was asked for: the wishes, the least speed, the program to print for ("" none), the draft
-    model's name, the addresses of workers, and whether the answer is a document."""
+    model's name, the addresses of workers, the machine's file, and whether the answer is a document."""
 
     wishes: Wishes
     min_tok_s: float | None = None
     emit: str = ""
     draft: str = ""
     rpc: str = ""
+    machine: str = ""
     as_json: bool = False
 
 
@@ -70,7 +71,13 @@ def print_emitted(plan: Plan, asked: Asked, path: str = "", repo: str = "", quan
     from moetool.emit import Source, emit
 
     draft_path = str(open_model(asked.draft).model.paths[0].absolute()) if asked.draft else ""
-    typer.echo(emit(plan, asked.emit, Source(path, repo, quant, draft_path, asked.rpc)))
+    text = emit(plan, asked.emit, Source(path, repo, quant, draft_path, asked.rpc))
+    if not asked.as_json:
+        typer.echo(text)
+        return
+    from moetool.cli.boundary import print_result
+
+    print_result("plan", {"target": asked.emit, "text": text})
 
 
 def _print_document(plan: Plan, opened: Opened, problem: DoesNotFit | None) -> None:
@@ -90,7 +97,9 @@ def _show(plan: Plan, name: str, asked: Asked) -> None:
 
     flags = [*wish_flags(asked.wishes), *(["--rpc", asked.rpc] if asked.rpc else [])]
     command = ["moetool", "run", name, *flags]
-    if asked.wishes.n_seq > 1:  # run has one sequence
+    if asked.wishes.n_seq > 1 or asked.draft:  # run has one sequence, and one model
+        flags += ["--draft", asked.draft] if asked.draft else []
+        flags += ["--machine", asked.machine] if asked.machine else []
         command = ["moetool", "plan", name, *flags, "--emit", "llama-server"]
     others = make_alternatives(plan) if plan.fits else ()
     show_plan(plan, others, tuple(remedies(plan)), shlex.join(command))

@@ -30,6 +30,7 @@ from moetool.cli.options import (
     UbatchOpt,
     VramOpt,
 )
+from moetool.errors import UsageError
 
 
 class Target(str, Enum):
@@ -110,9 +111,19 @@ def plan(
     wishes = make_wishes(flags, parallel)
     if draft:
         wishes = replace(wishes, draft=open_model(draft).anatomy)
-    asked = Asked(wishes, min_tok_s, emit.value if emit else "", draft, rpc or "", output is Output.json)
+    asked = Asked(
+        wishes=wishes,
+        min_tok_s=min_tok_s,
+        emit=emit.value if emit else "",
+        draft=draft,
+        rpc=rpc or "",
+        machine=str(machine or ""),
+        as_json=output is Output.json,
+    )
     here = partial(read_this_machine, machine, rpc=rpc, measure=True)
     remote = remote_name(model, quant, is_choice=min_tok_s is not None)
+    if not remote and min_tok_s is not None:
+        raise UsageError("--min-tok-s chooses among the quants of a repo", f"leave it out for {model}")
     if remote:
         plan_remote(remote, here, asked, is_here=machine is None)
     else:
