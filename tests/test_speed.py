@@ -326,6 +326,8 @@ def test_lanes_of_a_machine() -> None:
     assert (cpu.kind, cpu.measured, cpu.n_threads) == ("cpu", True, 4)
     assert (card.kind, card.measured, card.link_bytes_s) == ("cuda", False, 25 * GB)
     assert make_lanes(MACHINE)[0].n_threads == MACHINE.n_threads
+    # More threads than cores do not compute more.
+    assert make_lanes(MACHINE, n_threads=500)[0].n_threads == max(MACHINE.n_cores, MACHINE.n_threads)
 
 
 def test_an_integrated_gpu_needs_no_link() -> None:

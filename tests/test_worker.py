@@ -76,11 +76,26 @@ def test_the_answer_is_the_same_there(worker: Worker, moetool: Moetool, placemen
     assert json.loads(there.out) == {"name": "Ada Lovelace", "age": 36}
 
 
-def test_bench_names_the_worker(worker: Worker, moetool: Moetool) -> None:
-    test = ("-p", "16", "-n", "4", "-r", "1")
-    done = moetool("bench", "demo", *test, "--rpc", worker.address, "-ngl", "99", "-o", "json")
+@pytest.mark.parametrize(
+    ("n_layers", "device", "backends"), [("99", "CPU at {address}", "CPU,RPC"), ("0", "", "CPU")]
+)
+def test_bench_names_the_worker_that_computed(
+    worker: Worker, moetool: Moetool, n_layers: str, device: str, backends: str
+) -> None:
+    test = ("-p", "0", "-n", "4", "-r", "1")
+    done = moetool("bench", "demo", *test, "--rpc", worker.address, "-ngl", n_layers, "-o", "json")
     assert done.code == 0
-    assert {row["gpu_info"] for row in done.document["data"]["rows"]} == {f"CPU at {worker.address}"}
+    (row,) = done.document["data"]["rows"]
+    assert (row["gpu_info"], row["backends"]) == (device.format(address=worker.address), backends)
+
+
+def test_a_tensor_can_go_there_alone(worker: Worker, moetool: Moetool) -> None:
+    alone = ("-ngl", "0", "-ot", r"blk\.0\..*_exps=RPC0")
+    there = moetool(*QUESTION, "--rpc", worker.address, *alone, "-o", "json")
+    assert there.code == 0
+    assert json.loads(there.document["data"]["text"]) == {"name": "Ada Lovelace", "age": 36}
+    buffers = there.document["data"]["measured"]["buffers"]
+    assert f"RPC0[{worker.address}]" in {buffer["buffer"] for buffer in buffers}
 
 
 def test_ctrl_c_is_its_usual_end(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def _row(opened: Opened, plan: Plan, samples: SpeedSamples, test_time: str) -> B
         model_n_params=anatomy.n_params,
         cpu_name=plan.machine.cpu_name,
         gpu_names=", ".join(device.description for device in gpus),
-        backends=",".join(dict.fromkeys(name for name in build.backends if name != "RPC")),
+        backends=",".join(_backends(build.backends, settings.devices)),
         build=build.llama_cpp_python,
         settings=settings,
         n_cpu_moe=plan.n_layers_experts_in_ram,
@@ -79,6 +79,13 @@ def _row(opened: Opened, plan: Plan, samples: SpeedSamples, test_time: str) -> B
         predicted_low=low,
         predicted_high=high,
     )
+
+
+def _backends(built: Sequence[str], devices: Sequence[str]) -> list[str]:
+    """What may have computed: the build's back ends, "RPC" only where a worker did ("RPC[address]" is another
+    name of it)."""
+    local = [name for name in dict.fromkeys(built) if not name.startswith("RPC")]
+    return [*local, "RPC"] if any(name.startswith("RPC") for name in devices) else local
 
 
 def _predicted(speed: Speed, *, is_prompt: bool) -> tuple[float | None, float | None, float | None]:

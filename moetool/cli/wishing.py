@@ -111,7 +111,7 @@ def parse_devices(text: str | None) -> tuple[str, ...] | None:
     """--device: names with commas between, or `none`."""
     if text is None:
         return None
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
         raise UsageError("--device names no device", "write --device CUDA0,CUDA1 or --device none")
     return () if names == ("none",) else names

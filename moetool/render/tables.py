@@ -15,6 +15,7 @@ from moetool.anatomy import Anatomy
 from moetool.bench.report import BenchRow
 from moetool.doctor import Doctor
 from moetool.machine import Machine
+from moetool.machine.bandwidth import UNDER_LOAD
 from moetool.render.plain import safe_line
 from moetool.render.units import (
     show_bandwidth,
@@ -80,6 +81,7 @@ def machine_phrase(machine: Machine) -> str:
     for device in machine.devices:
         place = "RAM" if device.kind == "cpu" else f"{device.name} {safe_line(device.description)}"
         speed = f", {show_bandwidth(device.bandwidth_bytes_s)}" if device.bandwidth_bytes_s else ""
+        speed += " (measured under load)" if device.bandwidth_source == UNDER_LOAD else ""
         free = f"{show_gib(device.free_bytes)} of {show_gib(device.total_bytes)} GiB free"
         parts.append(f"{place} {free}{speed}")
     parts.append(f"disk {show_gib(machine.disk_free_bytes)} GiB free")

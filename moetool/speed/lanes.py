@@ -47,8 +47,11 @@ class Lane:
 
 
 def make_lanes(machine: Machine, n_threads: int = 0) -> tuple[Lane, ...]:
-    """The machine's devices as lanes; `n_threads` 0 is what the machine finds sensible."""
-    return tuple(_make_lane(device, n_threads or machine.n_threads) for device in machine.devices)
+    """The machine's devices as lanes; `n_threads` 0 is what the machine finds sensible. Threads beyond its
+    cores compute nothing more."""
+    n_useful = max(machine.n_cores, machine.n_threads)
+    n_threads = min(n_threads or machine.n_threads, n_useful)
+    return tuple(_make_lane(device, n_threads) for device in machine.devices)
 
 
 def _make_lane(device: Device, n_threads: int) -> Lane:
