@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import sys
 
 import pytest
 from cli_fixture import Moetool, moetool
+from rich.console import Console
 
+from moetool.cli import boundary
 from moetool.cli.boundary import command_of, run_command_line, wants_json
+from moetool.engine.aborts import make_abort_error
+from moetool.render import progress, tables
 
 __all__ = ["moetool"]  # fixtures
 
@@ -81,3 +88,20 @@ def test_a_prompt_that_cannot_fit_is_refused_before_it_is_cut_into_tokens(moetoo
     # Blanks may count for nothing.
     blank = moetool("run", "demo", "Hi", "-n", "1", stdin=" " * 100_000 + "x")
     assert "more than" not in blank.err
+
+
+def test_when_llama_cpp_gives_up_under_a_bar_the_cursor_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True)
+    monkeypatch.setattr(tables, "error_console", lambda: console)
+    monkeypatch.setattr(progress, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    at_exit: list[str] = []
+    monkeypatch.setattr(os, "_exit", lambda code: at_exit.append(screen.getvalue()))
+    with progress.step_progress("Measuring", 2) as on_step:
+        on_step()
+        assert screen.getvalue().endswith("\x1b[?25l") or "Measuring" in screen.getvalue()
+        boundary._leave(["bench"], make_abort_error("ggml.c:1: it is over"))
+    hidden, shown = (at_exit[0].rfind(f"\x1b[?25{letter}") for letter in "lh")
+    assert 0 <= hidden < shown
+    assert screen.getvalue() == at_exit[0]  # and nothing is drawn any more

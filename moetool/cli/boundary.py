@@ -114,6 +114,9 @@ def command_of(arguments: Sequence[str]) -> str:
 
 def _leave(arguments: Sequence[str], error: MoetoolError) -> NoReturn:
     """End the process from wherever it is, for llama.cpp has given up: nothing can be unwound or freed."""
+    from moetool.render.progress import close_bars
+
+    close_bars()
     reset_terminal()
     code = fail(error, arguments)
     sys.stdout.flush()

@@ -94,6 +94,13 @@ def _plain_lines() -> Callable[[int, int, str], None]:
     return update
 
 
+def close_bars() -> None:
+    """Take the bars off the screen of a process that ends without unwinding: a bar redraws itself, and hides
+    the cursor."""
+    for bar in tuple(_shown):
+        bar.close()
+
+
 class _LateBar:
     """A rich bar that appears after PATIENCE_S, so that quick work shows (and imports) nothing."""
 
@@ -113,10 +120,15 @@ class _LateBar:
             columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn()
             self._progress = Progress(*columns, console=error_console(), transient=True)
             self._progress.start()
+            _shown.append(self)
             self._task = self._progress.add_task(self._title, total=1.0)
         assert isinstance(self._progress, Progress)
         self._progress.update(self._task, completed=fraction)
 
     def close(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()  # type: ignore[attr-defined]
+        if self in _shown:
+            _shown.remove(self)
+            self._progress.stop()  # type: ignore[union-attr]
+
+
+_shown: list[_LateBar] = []
