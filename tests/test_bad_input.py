@@ -203,9 +203,9 @@ def _without_numbers(text: str) -> str:
     return re.sub(r"\d+\.\d", "#", text)
 
 
-def test_commands_answer_with_one_document_each(moetool: Moetool) -> None:
+def test_commands_answer_with_one_document_each(moetool_here: Moetool) -> None:
     for command in ("plan", "inspect", "list", "doctor"):
-        done = moetool(command, "-o", "json")
+        done = moetool_here(command, "-o", "json")
         assert done.code == 0, done.err
         document = json.loads(done.out)
         assert (document["command"], document["status"], document["errors"]) == (command, "ok", [])

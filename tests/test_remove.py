@@ -175,21 +175,21 @@ def test_a_pull_notices_what_is_removed_under_its_hands(world: HubWorld) -> None
     assert pull(world).fetched_bytes == 300
 
 
-def test_the_command_asks_unless_told(moetool: Moetool, tmp_path: Path) -> None:
+def test_the_command_asks_unless_told(moetool_here: Moetool, tmp_path: Path) -> None:
     cache = tmp_path / "hf" / "hub"
     put(cache, "org/a-GGUF", "a-Q8_0.gguf", b"x" * 3000)
-    unasked = moetool("rm", "a")
+    unasked = moetool_here("rm", "a")
     assert (unasked.code, "--yes" in unasked.err, len(list_local(cache))) == (2, True, 1)
-    assert moetool("rm", "a", "-o", "json").code == 2
-    gone = moetool("rm", "a", "--yes")
+    assert moetool_here("rm", "a", "-o", "json").code == 2
+    gone = moetool_here("rm", "a", "--yes")
     assert (gone.code, gone.out) == (0, "Removed org/a-GGUF:Q8_0, 1 file: freed 2.93 KiB.\n")
-    again = moetool("rm", "org/a-GGUF", "--yes", "-o", "json")
+    again = moetool_here("rm", "org/a-GGUF", "--yes", "-o", "json")
     assert (again.code, again.document["errors"][0]["code"]) == (5, "not-found")
     put(cache, "org/a-GGUF", "a-Q8_0.gguf", b"x" * 3000)
-    data = moetool("rm", "a", "--yes", "-o", "json").document["data"]
+    data = moetool_here("rm", "a", "--yes", "-o", "json").document["data"]
     assert (data["name"], data["freed_bytes"]) == ("org/a-GGUF:Q8_0", 3000)
     for name in ("demo", "./file.gguf"):
-        assert moetool("rm", name, "--yes").code == 2
+        assert moetool_here("rm", name, "--yes").code == 2
 
 
 @pytest.mark.parametrize("where", ["blobs", "snapshots"])

@@ -87,18 +87,20 @@ def test_the_command(full: HubWorld, moetool: Moetool) -> None:
     assert moetool("search").code == 2
 
 
-def test_list_says_what_a_model_is_and_whether_it_fits(moetool: Moetool, tmp_path: Path) -> None:
+def test_list_says_what_a_model_is_and_whether_it_fits(moetool_here: Moetool, tmp_path: Path) -> None:
     cache = tmp_path / "hf" / "hub"
     put(cache, "org/demo-GGUF", "demo-Q8_0.gguf", demo_model_path().read_bytes())
     put(cache, "org/odd-GGUF", "odd-Q8_0.gguf", b"no header")
-    done = moetool("list")
+    done = moetool_here("list")
     assert done.code == 0, done.err
     demo, odd = done.out.splitlines()[1:]
     assert demo.split()[2:] == ["qwen3moe", "7.48", "M", "2.76", "M", "no", "yes"]
     assert odd.split()[2:] == ["header", "unreadable", "?", "?", "no", "?"]
-    models = moetool("list", "-o", "json").document["data"]["models"]
+    models = moetool_here("list", "-o", "json").document["data"]["models"]
     assert [m["fits"] for m in models] == [True, None]
-    assert [m["verified"] for m in moetool("list", "--verify", "-o", "json").document["data"]["models"]] == [
+    assert [
+        m["verified"] for m in moetool_here("list", "--verify", "-o", "json").document["data"]["models"]
+    ] == [
         True,
         True,
     ]
