@@ -160,4 +160,6 @@ def test_the_hub_of_the_environment(world: HubWorld) -> None:
     )
     out, err = world.start(code, HF_TOKEN=TOKEN).communicate(timeout=20)
     assert out.split() == [world.server.url, str(world.cache_dir), TOKEN, "False"], err
+    _, err = world.start(code, HF_ENDPOINT="http://[::1").communicate(timeout=20)
+    assert "HF_ENDPOINT is not the address of a Hub" in err
     assert Hub("https://user:secret@mirror.example", Path()).place == "mirror.example"

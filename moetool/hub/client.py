@@ -59,14 +59,17 @@ class Hub:
 def read_hub() -> Hub:
     """The Hub that this machine is set up for, as huggingface_hub reads it: HF_ENDPOINT, HF_HOME,
     HF_HUB_CACHE, HF_TOKEN or `hf auth login`, HF_HUB_OFFLINE, HF_HUB_DISABLE_XET."""
-    from huggingface_hub import constants, get_token
-
+    no_address = HubError(
+        "HF_ENDPOINT is not the address of a Hub.", "For example: HF_ENDPOINT=https://huggingface.co"
+    )
+    try:
+        from huggingface_hub import constants, get_token
+    except ValueError:  # it takes the address apart while it is imported
+        raise no_address from None
     endpoint = constants.ENDPOINT.rstrip("/")
     offline = bool(constants.HF_HUB_OFFLINE)
     if not _is_address(endpoint):
-        raise HubError(
-            "HF_ENDPOINT is not the address of a Hub.", "For example: HF_ENDPOINT=https://huggingface.co"
-        )
+        raise no_address
     implicit = not (offline or constants.HF_HUB_DISABLE_IMPLICIT_TOKEN)
     token = get_token() if implicit else None
     if token and not (token.isascii() and token.isprintable()):
