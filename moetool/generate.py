@@ -30,6 +30,13 @@ INTERRUPTED = "interrupted"  # Ctrl-C
 CLOSING_BYTES = 1024
 
 
+class Split(Protocol):
+    """What a generation needs to tell thinking from the answer: bytes of the one and of the other."""
+
+    def add(self, token: int, text: bytes) -> tuple[bytes, bytes]: ...
+    def flush(self) -> tuple[bytes, bytes]: ...
+
+
 class Decoder(Protocol):
     """What a generation needs of an engine."""
 
@@ -67,11 +74,12 @@ class Limits:
 @dataclass(frozen=True)
 class Token:
     """One generated token: the text that became certain with it ("" inside a character or a possible stop
-    string) and whether the grammar left no choice."""
+    string), whether the grammar left no choice, and what of the text is thinking before the answer."""
 
     id: int
     text: str
     forced: bool
+    thinking: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,18 +120,24 @@ class Generation:
         limits: Limits,
         grammar: Grammar | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        *,
+        split: Split | None = None,
     ) -> None:
-        """`prompt`: tokens not yet in the engine's cache; at least one."""
+        """`prompt`: tokens not yet in the engine's cache; at least one. `split`: tells thinking from the
+        answer; stop strings and `text` are the answer's alone."""
         self._engine = engine
         self._prompt = list(prompt)
         self._limits = limits
         self._grammar = grammar
         self._clock = clock
         self._text = TextAssembler(limits.stop)
+        self._split = split
+        self._thought = TextAssembler()
         self._n_generated = 0
         self._n_forced = 0
         self._rest = ""
         self.text = ""
+        self.thinking = ""
         self.stats: Stats | None = None
 
     def __iter__(self) -> Iterator[Token]:
@@ -142,6 +156,7 @@ class Generation:
                     break
                 first = first or self._clock()
                 self.text += token.text
+                self.thinking += token.thinking
                 yield token
         except Interrupted:
             reason = INTERRUPTED
@@ -198,8 +213,12 @@ class Generation:
         return chosen if grammar.accepts(chosen) else self._engine.sample(grammar.apply_mask)
 
     def _made(self, token: int, *, forced: bool) -> Token:
-        text = "" if self._engine.is_end(token) else self._text.add(self._engine.piece(token))
-        return Token(token, text, forced)
+        if self._engine.is_end(token):
+            return Token(token, "", forced)
+        thought, answer = b"", self._engine.piece(token)
+        if self._split is not None:
+            thought, answer = self._split.add(token, answer)
+        return Token(token, self._text.add(answer), forced, self._thought.add(thought) if thought else "")
 
     def rest(self) -> str:
         """What is to be written after the last token: text held back for a stop string that never came, and
@@ -209,7 +228,9 @@ class Generation:
     def _finish(self, reason: str, started: float, prompted: float, first: float | None) -> None:
         ended = self._clock()
         closing = self._closing(reason)
-        self._rest = "" if self._text.stopped else self._text.flush(closing or b"")
+        thought, answer = self._split.flush() if self._split is not None else (b"", b"")
+        self.thinking += self._thought.flush(thought)
+        self._rest = "" if self._text.stopped else self._text.flush(answer + (closing or b""))
         self.text += self._rest
         self.stats = Stats(
             finish_reason=reason,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from moetool.template import render_pieces
+from moetool.errors import TemplateError
+from moetool.template import Piece, render_pieces
+from moetool.thinking import Markers, find_markers
 
 
 class Tokenizer(Protocol):
@@ -43,18 +45,88 @@ def plain_tokens(vocabulary: Tokenizer, text: str) -> list[int]:
     return vocabulary.tokenize(text, add_special=True) or _start(vocabulary)
 
 
-def chat_tokens(vocabulary: Tokenizer, template: str, messages: Sequence[Message]) -> list[int]:
+@dataclass(frozen=True)
+class Prompt:
+    """Tokens, and what is known of the thinking that may come first: how it is marked (None where none is
+    expected), and whether the prompt itself has opened it."""
+
+    tokens: list[int]
+    markers: Markers | None = None
+    is_thinking: bool = False
+
+
+def chat_prompt(
+    vocabulary: Tokenizer, template: str, messages: Sequence[Message], think: bool | None = None
+) -> Prompt:
     """The tokens of a chat up to where the assistant speaks.
 
     Control tokens come from the template only: what a user writes is tokenized as text, whatever it says.
+    `think` asks the model to think or to answer at once; None leaves that to the template.
     """
-    values: list[Mapping[str, str]] = [{"role": m.role, "content": m.content} for m in messages]
-    pieces = render_pieces(
-        template,
-        values,
-        bos_token=_spelled(vocabulary, vocabulary.bos),
-        eos_token=_spelled(vocabulary, vocabulary.eos),
-    )
+    special = {
+        "bos_token": _spelled(vocabulary, vocabulary.bos),
+        "eos_token": _spelled(vocabulary, vocabulary.eos),
+    }
+    # Both names are in use; a template that knows neither ignores them.
+    wished = {} if think is None else {"enable_thinking": think, "thinking": think}
+    pieces = _rendered(template, messages, {**special, **wished})
+    markers = find_markers(template)
+    if markers is not None and think is False:
+        other = _rendered(template, messages, {**special, "enable_thinking": True, "thinking": True})
+        pieces = [*pieces, *_closed(pieces, markers, heeds_the_wish=pieces != other)]
+        markers = None
+    is_open = markers is not None and _ends_with(pieces, markers.start)
+    is_closed = markers is not None and _ends_with(pieces, markers.end)
+    return Prompt(_tokens_of(vocabulary, pieces), None if is_closed else markers, is_open)
+
+
+def chat_tokens(vocabulary: Tokenizer, template: str, messages: Sequence[Message]) -> list[int]:
+    """The tokens of `chat_prompt`."""
+    return chat_prompt(vocabulary, template, messages).tokens
+
+
+def _rendered(template: str, messages: Sequence[Message], variables: Mapping[str, Any]) -> list[Piece]:
+    """The prompt's pieces; a system message that the template refuses or drops goes into the first message
+    of the user."""
+    try:
+        pieces = list(render_pieces(template, _values(messages), **variables))
+    except TemplateError:
+        if not _has_system(messages):
+            raise
+        return list(render_pieces(template, _values(_without_system(messages)), **variables))
+    if _has_system(messages) and messages[0].content.strip() not in "".join(p.text for p in pieces):
+        return list(render_pieces(template, _values(_without_system(messages)), **variables))
+    return pieces
+
+
+def _has_system(messages: Sequence[Message]) -> bool:
+    return len(messages) > 1 and messages[0].role == "system" and messages[1].role == "user"
+
+
+def _without_system(messages: Sequence[Message]) -> list[Message]:
+    system, first, *rest = messages
+    return [Message("user", f"{system.content}\n\n{first.content}"), *rest]
+
+
+def _values(messages: Sequence[Message]) -> list[Mapping[str, str]]:
+    return [{"role": m.role, "content": m.content} for m in messages]
+
+
+def _closed(pieces: Sequence[Piece], markers: Markers, *, heeds_the_wish: bool) -> list[Piece]:
+    """What ends a thinking block before it begins, where the template leaves that to us."""
+    if _ends_with(pieces, markers.start):
+        return [Piece(f"\n{markers.end}\n\n", True)]
+    if heeds_the_wish or _ends_with(pieces, markers.end):
+        return []
+    return [Piece(markers.skip, True)]
+
+
+def _ends_with(pieces: Sequence[Piece], marker: str) -> bool:
+    """Does the template's own text end so? What a user writes does not count."""
+    return bool(pieces) and pieces[-1].trusted and pieces[-1].text.rstrip().endswith(marker.rstrip())
+
+
+def _tokens_of(vocabulary: Tokenizer, pieces: Sequence[Piece]) -> list[int]:
     tokens: list[int] = []
     for piece in pieces:
         tokens += vocabulary.tokenize(piece.text, parse_special=piece.trusted)

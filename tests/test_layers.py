@@ -20,6 +20,7 @@ LAYERS: dict[str, int] = {
     "template": 1,
     "constrain": 1,
     "names": 1,
+    "thinking": 1,
     "anatomy": 2,
     "memory": 3,
     "speed": 3,

@@ -11,12 +11,14 @@ from typing import Any
 from moetool.cli.interrupt import CtrlC
 from moetool.cli.local_plan import refusal_of
 from moetool.cli.opening import Opened, plan_for, read_this_machine
+from moetool.cli.think import Think
+from moetool.cli.thoughts import wished
 from moetool.constrain import Constraint, Matcher, TokenTable, make_matcher, make_tokenizer
 from moetool.engine.model import Engine
 from moetool.errors import ContextFull
 from moetool.generate import Limits, Stats
 from moetool.plan import Plan, Wishes
-from moetool.prompt import Message, chat_tokens, plain_tokens
+from moetool.prompt import Message, Prompt, chat_prompt, plain_tokens
 from moetool.render.plain import notice
 from moetool.render.units import show_range
 from moetool.settings import Sampling
@@ -37,6 +39,7 @@ class Request:
     limits: Limits
     as_json: bool
     quiet: bool
+    think: Think | None = None
 
 
 def answer_request(
@@ -112,16 +115,17 @@ def matcher_for(engine: Engine, constraint: Constraint | None) -> Matcher | None
     return make_matcher(make_tokenizer(table, fast_masks=False), constraint)
 
 
-def prompt_tokens(engine: Engine, opened: Opened, request: Request) -> list[int]:
+def prompt_of(engine: Engine, opened: Opened, request: Request) -> Prompt:
     """The request's prompt as tokens: through the chat template, or bare with --raw."""
     refuse_hopeless(engine, request.prompt)
     template = opened.header.get_str("tokenizer.chat_template")
     if request.raw or not template:
         if not request.raw and not request.quiet:
             notice("This model has no chat template: its text is continued as it stands.")
-        return plain_tokens(engine.vocabulary, request.prompt)
+        return Prompt(plain_tokens(engine.vocabulary, request.prompt))
     messages = [Message("system", request.system)] if request.system else []
-    return chat_tokens(engine.vocabulary, template, [*messages, Message("user", request.prompt)])
+    messages.append(Message("user", request.prompt))
+    return chat_prompt(engine.vocabulary, template, messages, wished(request.think))
 
 
 def refuse_hopeless(engine: Engine, prompt: str) -> None:

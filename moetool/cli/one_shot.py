@@ -5,29 +5,34 @@ from __future__ import annotations
 import sys
 
 from moetool import report
-from moetool.cli.answer import Request, matcher_for, prompt_tokens, stats_line
+from moetool.cli.answer import Request, matcher_for, prompt_of, stats_line
 from moetool.cli.boundary import print_result
 from moetool.cli.opening import Opened
 from moetool.cli.recording import keep_answer, load_of
+from moetool.cli.think import Think
+from moetool.cli.thoughts import Show, make_generation
 from moetool.engine.model import Engine
 from moetool.errors import ContextFull, Interrupted, MoetoolError, OutputInvalid
-from moetool.generate import CONTEXT, END_OF_TEXT, INTERRUPTED, LENGTH, Generation, Stats
+from moetool.generate import CONTEXT, END_OF_TEXT, INTERRUPTED, LENGTH, Stats
 from moetool.machine.paging import read_page_faults
 from moetool.plan import Plan
-from moetool.render.plain import AnswerWriter, notice
+from moetool.render.plain import AnswerWriter, ThinkingWriter, notice
 from moetool.settings import Sampling
 
 
 def answer_once(engine: Engine, opened: Opened, plan: Plan, request: Request, sampling: Sampling) -> None:
     """Answer the request's prompt; an answer that is not what was asked for ends in its error."""
-    tokens = prompt_tokens(engine, opened, request)
-    generation = Generation(engine, tokens, request.limits, matcher_for(engine, request.constraint))
+    prompt = prompt_of(engine, opened, request)
+    grammar = matcher_for(engine, request.constraint)
+    generation = make_generation(engine, prompt, prompt.tokens, request.limits, grammar)
     # A constrained answer is shown whole or not at all, except to a person who watches it grow.
     hold = request.as_json or (request.constraint is not None and not sys.stdout.isatty())
     writer = AnswerWriter(hold=hold)
+    show = Show(writer, _thinking_writer(request))
     n_faults = read_page_faults()
     for token in generation:
-        writer.write(token.text)
+        show.write(token)
+    show.end()
     writer.write(generation.rest())
     stats = generation.stats
     assert stats is not None  # the iteration has ended
@@ -37,6 +42,7 @@ def answer_once(engine: Engine, opened: Opened, plan: Plan, request: Request, sa
     if request.as_json:
         loaded = report.Loaded(opened.model.paths[0].name, engine.load_s, engine.buffers)
         document = report.of_run(generation.text, stats, loaded, plan, predicted, sampling.seed)
+        document["thinking"] = generation.thinking or None
         print_result("run", document, problem)
         return
     if problem is None:
@@ -48,6 +54,13 @@ def answer_once(engine: Engine, opened: Opened, plan: Plan, request: Request, sa
         notice(stats_line(stats, predicted))
     if problem is not None:
         raise problem
+
+
+def _thinking_writer(request: Request) -> ThinkingWriter | None:
+    """Where thinking is shown: on a terminal only, and never on stdout."""
+    if request.as_json or request.quiet or not sys.stderr.isatty():
+        return None
+    return ThinkingWriter(hidden=request.think is Think.hide)
 
 
 def _problem(stats: Stats, text: str) -> MoetoolError | None:

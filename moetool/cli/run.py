@@ -27,6 +27,7 @@ from moetool.cli.options import (
     UbatchOpt,
     VramOpt,
 )
+from moetool.cli.think import Think
 from moetool.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -92,6 +93,9 @@ def run(
     vram: VramOpt = None,
     ram: RamOpt = None,
     reserve: ReserveOpt = None,
+    think: Annotated[
+        Think | None, typer.Option(help="Thinking before the answer: show or hide it, or do without (off).")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No statistics on stderr.")] = False,
     output: OutputOpt = Output.text,
 ) -> None:
@@ -119,6 +123,7 @@ def run(
         limits=Limits(max_tokens, tuple(stop or ())),
         as_json=output is Output.json,
         quiet=quiet,
+        think=think,
     )
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if not request.prompt and not (terminal and output is Output.text):

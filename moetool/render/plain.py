@@ -18,7 +18,9 @@ from moetool.errors import MoetoolError
 _CONTROLS = {*range(32), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")}
 # These reorder what is written around them.
 _BIDI = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
-_HARMLESS = dict.fromkeys(_CONTROLS | _BIDI, "\N{REPLACEMENT CHARACTER}")
+# Half characters: Python writes U+DC9B as the byte 9B, which is a control character to some terminals.
+_HALVES = {*range(0xD800, 0xE000)}
+_HARMLESS = dict.fromkeys(_CONTROLS | _BIDI | _HALVES, "\N{REPLACEMENT CHARACTER}")
 
 
 # What tables and sentences use besides ASCII, for terminals and files that have no more than that.
@@ -127,3 +129,28 @@ class AnswerWriter:
         """Finish the last line, so that the next thing starts on its own; nothing was written, nothing is."""
         if self._last and not self._last.endswith("\n"):
             self.write("\n")
+
+
+class ThinkingWriter:
+    """What a model thinks, dim, on stderr; with `hidden`, only that it thinks."""
+
+    def __init__(self, *, hidden: bool) -> None:
+        self._hidden = hidden
+        self._last = ""
+
+    def write(self, text: str) -> None:
+        """Show a piece."""
+        if text and self._hidden:
+            text = "" if self._last else "(thinking)"
+        if text:
+            sys.stderr.write(styled(safe(text), "2", sys.stderr))
+            sys.stderr.flush()
+            self._last = text
+
+    def end(self) -> None:
+        """Before the answer: a line of its own for it, and a blank one after thinking that was shown."""
+        if self._last:
+            newline = "" if self._last.endswith("\n") else "\n"
+            sys.stderr.write(newline if self._hidden else newline + "\n")
+            sys.stderr.flush()
+            self._last = ""

@@ -42,7 +42,7 @@ def _regen(talk: Talk, _argument: str) -> bool:
     if asked is None:
         raise UsageError("There is no answer to draw again")
     if talk.knobs.sampling.temperature <= 0:
-        notice("(at temperature 0 the answer is the same again: /set temperature 0.8)")
+        notice("(temperature is 0: if nothing was changed, the answer is the same; /set temperature 0.8)")
     return talk.ask(asked)
 
 

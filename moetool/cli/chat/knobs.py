@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from moetool.cli.think import Think
 from moetool.errors import UsageError
 from moetool.generate import Limits
 from moetool.settings import Sampling
@@ -18,6 +19,7 @@ class Knobs:
 
     sampling: Sampling
     limits: Limits
+    think: Think | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,12 @@ KNOBS: dict[str, Knob] = {
     "min-p": _sampling("min_p", "0 to 1", _number(0, 1)),
     "repeat-penalty": _sampling("repeat_penalty", "0.01 or more; 1 is off", _number(0.01, 100)),
     "seed": _sampling("seed", "a whole number", _whole(0, (1 << 32) - 2)),
+    "think": Knob(
+        "show, hide or off",
+        Think,
+        lambda knobs: (knobs.think or Think.show).value,
+        lambda knobs, value: replace(knobs, think=value),
+    ),
     "max-tokens": Knob(
         "1 or more, or none",
         _whole_or_none(1, 1 << 30),

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from moetool.cli.answer import Request, matcher_for, refuse_hopeless, stats_line
 from moetool.cli.chat.knobs import Knobs
 from moetool.cli.interrupt import CtrlC
 from moetool.cli.opening import Opened
+from moetool.cli.think import Think
+from moetool.cli.thoughts import Show, make_generation, wished
 from moetool.conversation import Conversation
 from moetool.engine.model import Engine
 from moetool.generate import CONTEXT, INTERRUPTED, Generation, Stats
 from moetool.plan import Plan
-from moetool.prompt import chat_tokens, keep_prefix, plain_tokens
-from moetool.render.plain import AnswerWriter, notice
+from moetool.prompt import Prompt, chat_prompt, keep_prefix, plain_tokens
+from moetool.render.plain import AnswerWriter, ThinkingWriter, notice
 from moetool.settings import Sampling
 from moetool.speed import Load, Speed
 
@@ -54,7 +55,7 @@ class Talk:
 
     def start(self, sampling: Sampling) -> None:
         """Set how answers are drawn until `set` says otherwise."""
-        self.knobs = Knobs(sampling, self._request.limits)
+        self.knobs = Knobs(sampling, self._request.limits, self._request.think)
 
     def set(self, knobs: Knobs) -> None:
         """Draw the next answers by `knobs`; a new seed, or the old one, starts its random sequence again."""
@@ -67,9 +68,10 @@ class Talk:
 
         Raises ContextFull or TemplateError when it cannot be asked. True: the answer was stopped.
         """
-        tokens = keep_prefix(self.engine, self._tokens(asked))
+        prompt = self._prompt(asked)
+        tokens = keep_prefix(self.engine, prompt.tokens)
         grammar = matcher_for(self.engine, self._request.constraint)
-        generation = Generation(self.engine, tokens, self.knobs.limits, grammar)
+        generation = make_generation(self.engine, prompt, tokens, self.knobs.limits, grammar)
         self._show(generation)
         stats = generation.stats
         assert stats is not None  # the iteration has ended
@@ -82,20 +84,22 @@ class Talk:
         """Was Ctrl-C pressed again while an answer was being stopped?"""
         return self._ctrl_c.insisted()
 
-    def _tokens(self, asked: Conversation) -> Sequence[int]:
+    def _prompt(self, asked: Conversation) -> Prompt:
         vocabulary = self.engine.vocabulary
         refuse_hopeless(self.engine, asked.turns[-1].content)
         template = self.opened.header.get_str("tokenizer.chat_template")
         if template and not self._request.raw:
-            return chat_tokens(vocabulary, template, asked.messages)
-        return plain_tokens(vocabulary, "\n".join(m.content for m in asked.messages))
+            return chat_prompt(vocabulary, template, asked.messages, wished(self.knobs.think))
+        return Prompt(plain_tokens(vocabulary, "\n".join(m.content for m in asked.messages)))
 
     def _show(self, generation: Generation) -> None:
         writer = AnswerWriter()
+        show = Show(writer, ThinkingWriter(hidden=self.knobs.think is Think.hide))
         try:
             for token in generation:
-                writer.write(token.text)
+                show.write(token)
         finally:
+            show.end()
             writer.write(generation.rest())
             writer.end()
 
