@@ -127,6 +127,26 @@ def test_gpus_with_weights_on_the_cpu_and_several_gpus() -> None:
     assert sizes[-1] < 0.45
 
 
+def test_hybrids_of_which_a_part_is_offloaded() -> None:
+    """From llama.cpp without allocating, one or two workers: where the last layer on the CPU attends and the
+    first one elsewhere recurs, the worker attends for the CPU, and needs room for a copy of its cache."""
+    errors = []
+    for line in (DATA / "memory_partial.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        workers = tuple(f"RPC{i}" for i in range(row["workers"]))
+        devices = [CPU, *(replace(WORKER, name=name) for name in workers)]
+        asked = Settings(**row["settings"], tensor_split=(1.0,) * len(workers))
+        memory = {m.device: m for m in device_memory(model(row["model"].rsplit("-", 1)[0]), asked, devices)}
+        assert {n: memory[n].weights_bytes for n in row["weights"]} == row["weights"], row
+        assert {n: memory[n].kv_bytes + memory[n].state_bytes for n in row["context"]} == row["context"], row
+        errors += [memory[n].compute_bytes / true - 1 for n, true in row["compute"].items()]
+    sizes = sorted(abs(error) for error in errors)
+    assert len(sizes) > 150
+    assert sizes[len(sizes) // 2] < 0.001
+    assert sizes[int(0.95 * len(sizes))] < 0.02
+    assert sizes[-1] < 0.22
+
+
 def test_figures_of_published_logs() -> None:
     """Qwen3.6-35B on CUDA: CUDA0 compute 493, context 72, host 9 MiB; its size twin here the same."""
     qwen = model("Qwen3.5-35B-A3B")

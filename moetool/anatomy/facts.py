@@ -133,7 +133,18 @@ NO_ROPE = frozenset(
 # Architectures where a layer's first recurrent state is gathered before the end of the layer before it,
 # because nothing makes that end earlier (no ggml_build_forward_expand of its input in src/models/*.cpp).
 STATES_AHEAD = frozenset(
-    {"granitehybrid", "jamba", "lfm2", "lfm2moe", "mamba", "mamba2", "minimax-01", "plamo2"}
+    {
+        "granitehybrid",
+        "jamba",
+        "lfm2",
+        "lfm2moe",
+        "mamba",
+        "mamba2",
+        "minimax-01",
+        "nemotron_h",
+        "nemotron_h_moe",
+        "plamo2",
+    }
 )
 
 # Architectures whose last norm is called token_embd_norm (LLM_TENSOR_OUTPUT_NORM_LFM2, src/llama-arch.cpp).

@@ -60,16 +60,20 @@ def _write(
     homes = [(placement.layers[i], *sent.get(i, {}).items()) for i in (s.layer.index for s in shapes)]
     run = _sample(shapes if helper is None else _with_largest(shapes, homes), homes)
     inputs.state_device.update((s.layer.index, placement.layers[s.layer.index]) for s in run)
-    if helper is not None:
-        inputs.far_caches.update(far_caches(run, placement, settings, cells, inputs.flash_attn))
+    inputs.far_caches.update(far_caches(run, placement, settings, cells, inputs.flash_attn))
     for number, layer in enumerate(run):
         tape.on(placement.layers[layer.layer.index])
         if anatomy.arch in facts.STATES_AHEAD:
-            inputs.next_layer[:] = run[number + 1 : number + 2]
+            inputs.next_layer[:] = _ahead(run[number + 1 :])
         last = number == len(run) - 1 and anatomy.arch not in facts.ROWS_CHOSEN_AT_END
         x = _layer(tape, layer, x, inputs, n_out if last else None)
     tape.on(placement.output)
     _output(tape, anatomy, x, inputs, n_out)
+
+
+def _ahead(following: Sequence[Shapes]) -> list[Shapes]:
+    """The next layer that puts anything into the graph early: all do that mix tokens or have experts."""
+    return [s for s in following if s.layer.mixer != "none" or s.layer.ffn == "moe"][:1]
 
 
 def _n_batches(anatomy: Anatomy, settings: Settings, devices: Sequence[Device]) -> int:
