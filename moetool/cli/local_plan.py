@@ -93,6 +93,7 @@ def _print_document(plan: Plan, opened: Opened, problem: DoesNotFit | None) -> N
 def _show(plan: Plan, name: str, asked: Asked) -> None:
     from moetool.emit import wish_flags
     from moetool.plan import make_alternatives, remedies
+    from moetool.quality import expected_loss
     from moetool.render.plan import show_plan
 
     flags = [*wish_flags(asked.wishes), *(["--rpc", asked.rpc] if asked.rpc else [])]
@@ -102,4 +103,4 @@ def _show(plan: Plan, name: str, asked: Asked) -> None:
         flags += ["--machine", asked.machine] if asked.machine else []
         command = ["moetool", "plan", name, *flags, "--emit", "llama-server"]
     others = make_alternatives(plan) if plan.fits else ()
-    show_plan(plan, others, tuple(remedies(plan)), shlex.join(command))
+    show_plan(plan, expected_loss(plan.anatomy), others, tuple(remedies(plan)), shlex.join(command))

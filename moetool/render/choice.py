@@ -11,9 +11,8 @@ from rich.text import Text
 
 from moetool.choice import Choice, Option
 from moetool.plan import Plan
-from moetool.quality import Quality
 from moetool.render.plain import safe_line
-from moetool.render.plan import device_bytes, placement_phrase
+from moetool.render.plan import device_bytes, placement_phrase, quality_band
 from moetool.render.tables import machine_phrase, model_phrase, show, show_command
 from moetool.render.units import show_bytes, show_gib, show_range
 
@@ -84,12 +83,6 @@ def _cells(option: Option) -> tuple[str, ...]:
         loss,
         placement_phrase(option.plan),
     )
-
-
-def quality_band(quality: Quality) -> str:
-    """ "low", or "very low–moderate" where the range spans bands."""
-    ends = quality.band_low, quality.band_high
-    return ends[0] if ends[0] == ends[1] else "–".join(ends)
 
 
 def _verdict(choice: Choice) -> str:

@@ -11,26 +11,32 @@ from rich.text import Text
 from moetool.machine import Machine
 from moetool.memory import DeviceMemory
 from moetool.plan import Alternative, Plan, Reason
+from moetool.quality import Quality
 from moetool.render.plain import safe_line
 from moetool.render.tables import facts_table, machine_phrase, model_phrase, show, show_command
 from moetool.render.units import show_bytes, show_gib, show_range, show_rate
+from moetool.speed import Load
 
 _PLACES = ("cpu-only", "all-offloaded", "experts-in-ram", "layers-in-ram", "ubatch-small", "ubatch-large")
 
 
 def show_plan(
-    plan: Plan, alternatives: Sequence[Alternative], remedies: Sequence[Reason], next_command: str
+    plan: Plan,
+    quality: Quality,
+    alternatives: Sequence[Alternative],
+    remedies: Sequence[Reason],
+    next_command: str,
 ) -> None:
     """One screen; `next_command` is shown for a plan that fits, `remedies` for one that does not."""
-    show(*_parts(plan, alternatives, remedies))
+    show(*_parts(plan, quality, alternatives, remedies))
     if plan.fits:
         show_command(next_command)
 
 
 def _parts(
-    plan: Plan, alternatives: Sequence[Alternative], remedies: Sequence[Reason]
+    plan: Plan, quality: Quality, alternatives: Sequence[Alternative], remedies: Sequence[Reason]
 ) -> Iterator[RenderableType]:
-    yield facts_table(_facts(plan))
+    yield facts_table(_facts(plan, quality))
     yield Text()
     yield _memory_table(plan)
     yield Text()
@@ -46,16 +52,32 @@ def _parts(
         yield Text()
 
 
-def _facts(plan: Plan) -> dict[str, str]:
+def _facts(plan: Plan, quality: Quality) -> dict[str, str]:
     settings = plan.settings
+    depth = settings.n_ctx // settings.n_seq
+    deep = plan.predict(Load(n_ubatch=settings.n_ubatch, depth=depth))
     sequences = f" for {settings.n_seq} sequences" if settings.n_seq > 1 else ""
     return {
         "Model": f"{plan.anatomy.name}   {model_phrase(plan.anatomy)}",
         "This machine": machine_phrase(plan.machine),
         "Context": f"{settings.n_ctx} tokens{sequences}, KV cache {settings.type_k}/{settings.type_v}",
-        "Decode": f"{show_range(plan.speed.decode_low, plan.speed.decode_high)} tok/s",
-        "Prompt": f"{show_range(plan.speed.prompt_low, plan.speed.prompt_high)} tok/s",
+        "Decode": f"{show_range(plan.speed.decode_low, plan.speed.decode_high)} tok/s at first, "
+        f"{show_range(deep.decode_low, deep.decode_high)} with {depth} tokens in context",
+        "Prompt": f"{show_range(plan.speed.prompt_low, plan.speed.prompt_high)} tok/s at first",
+        "Expected loss": "; ".join([_loss_phrase(quality), *quality.evidence[:1]]),
     }
+
+
+def quality_band(quality: Quality) -> str:
+    """ "low", or "very low–moderate" where the range spans bands."""
+    ends = quality.band_low, quality.band_high
+    return ends[0] if ends[0] == ends[1] else "–".join(ends)
+
+
+def _loss_phrase(quality: Quality) -> str:
+    """ "none", or "moderate (low–high)": the middle, and what four models of five lie between."""
+    band = quality_band(quality)
+    return band if band == quality.band else f"{quality.band} ({band})"
 
 
 def _memory_table(plan: Plan) -> Table:
