@@ -2,7 +2,9 @@
 
 FILE has one JSON object a line: {"id", "schema", "tests": [{"valid", "data"}]}. A valid document counts as
 accepted when it can be written with its properties in some order: a grammar fixes an order, which is the
-schema's, and JSON gives it no meaning. What is accepted only after reordering is counted apart.
+schema's, and JSON gives it no meaning. What is accepted only after reordering is counted apart. With
+`--mode best-effort` a document counts as accepted when it can be written under what is enforced and the final
+validation passes it, as in `moetool run --schema-mode best-effort`.
 """
 
 from __future__ import annotations
@@ -11,21 +13,25 @@ import argparse
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from moetool.constrain import (
     Constraint,
+    Judge,
     Matcher,
+    Refusal,
     Tokenizer,
     TokenTable,
     find_refusal,
     make_matcher,
     make_tokenizer,
     parse_schema,
+    parse_schema_loosely,
 )
+from moetool.errors import ConstraintError
 
 MAX_STEPS = 4_000
 
@@ -46,7 +52,8 @@ def main() -> None:
     arguments = read_arguments()
     tokenizer = make_byte_tokenizer()
     started = time.process_time()
-    verdicts = [judge(tokenizer, row) for row in read_rows(arguments.file, arguments.limit)]
+    compiled = strictly if arguments.mode == "strict" else loosely
+    verdicts = [judge(tokenizer, row, compiled) for row in read_rows(arguments.file, arguments.limit)]
     show(verdicts, time.process_time() - started)
     if arguments.list:
         for verdict in verdicts:
@@ -59,6 +66,7 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--limit", type=int, default=None, help="only the first N schemas")
+    parser.add_argument("--mode", choices=["strict", "best-effort"], default="strict")
     parser.add_argument("--list", action="store_true", help="name every schema that is not right")
     return parser.parse_args()
 
@@ -70,17 +78,37 @@ def read_rows(path: Path, limit: int | None) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def judge(tokenizer: Tokenizer, row: dict[str, Any]) -> Verdict:
+# A schema -> its constraint and the judge of finished documents, if there is one; or why it is refused.
+Compiled = tuple[Constraint, Judge | None] | Refusal
+
+
+def strictly(schema: Any) -> Compiled:
+    """As `--schema-mode strict` takes it."""
+    return find_refusal(schema) or (parse_schema(json.dumps(schema)), None)
+
+
+def loosely(schema: Any) -> Compiled:
+    """As `--schema-mode best-effort` takes it."""
+    try:
+        constraint, _ = parse_schema_loosely(json.dumps(schema))
+        return constraint, Judge(constraint)
+    except ConstraintError as error:
+        return Refusal("", "/", error.message)
+
+
+def judge(tokenizer: Tokenizer, row: dict[str, Any], compiled: Callable[[Any], Compiled]) -> Verdict:
     """Compile one schema and try its documents."""
-    refusal = find_refusal(row["schema"])
-    if refusal:
-        return Verdict(row["id"], "refused", refusal.keyword or "(other)", refusal.reason, reordered=False)
-    constraint = parse_schema(json.dumps(row["schema"]))
+    found = compiled(row["schema"])
+    if isinstance(found, Refusal):
+        return Verdict(row["id"], "refused", found.keyword or "(other)", found.reason, reordered=False)
+    constraint, last = found
     reordered = False
     for test in row["tests"]:
         accepted = make_matcher(tokenizer, constraint), Writer(tokenizer, constraint)
         as_it_stands = writes(accepted[0], json.dumps(test["data"], ensure_ascii=False))
         in_some_order = as_it_stands or accepted[1].can_write(test["data"])
+        if last is not None and last.faults(json.dumps(test["data"])):
+            as_it_stands = in_some_order = False
         reordered |= in_some_order and not as_it_stands
         if in_some_order != test["valid"]:
             outcome = "wrongly accepted" if in_some_order else "wrongly rejected"

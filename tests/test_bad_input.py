@@ -143,7 +143,7 @@ CASES: list[tuple[Make, int, str, str, str]] = [
     (bad_cache_type, 2, "usage", "q9_9", "q8_0"),
     (too_many_experts, 2, "usage", "8 experts", "1 to 8"),
     (schema_that_is_no_json, 2, "constraint", "not JSON", ""),
-    (schema_beyond_the_engine, 2, "constraint", "'uniqueItems'", "Remove"),
+    (schema_beyond_the_engine, 2, "constraint", "'uniqueItems'", "best-effort"),
     (unknown_grammar, 2, "constraint", "jsn", "json"),
     (machine_file_missing, 5, "not-found", "nowhere.json", ""),
     (a_choice_among_one, 2, "usage", "among the quants of a repo", "leave it out"),

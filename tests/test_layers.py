@@ -55,6 +55,8 @@ DOORS: dict[str, set[str]] = {
     "ctypes": {"engine"},
     "llama_cpp": {"engine"},
     "llguidance": {"constrain"},
+    "jsonschema": {"constrain"},
+    "referencing": {"constrain"},
     "huggingface_hub": {"hub"},
     "hf_xet": {"hub"},
     "httpx": {"hub"},

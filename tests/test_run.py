@@ -131,6 +131,56 @@ def test_a_broken_off_answer_in_a_document_is_marked_as_such(moetool: Moetool) -
     assert (document["data"]["finish_reason"], document["data"]["closed"]) == ("length", False)
 
 
+THREE_UNLIKE_BOOLEANS = json.dumps(
+    {"type": "array", "items": {"type": "boolean"}, "minItems": 3, "maxItems": 3, "uniqueItems": True}
+)
+TWO_UNLIKE = json.dumps(
+    {
+        "type": "array",
+        "items": {"type": "string", "pattern": "^[ab]$"},
+        "minItems": 2,
+        "maxItems": 2,
+        "uniqueItems": True,
+    }
+)
+
+
+def test_best_effort_names_what_it_leaves_to_the_end_and_then_holds_it(moetool: Moetool) -> None:
+    refused = moetool("run", "demo", "List", "--schema", THREE_UNLIKE_BOOLEANS)
+    assert (refused.code, refused.out) == (2, "")
+    assert "--schema-mode best-effort" in refused.err
+    flags = ["--schema", THREE_UNLIKE_BOOLEANS, "--schema-mode", "best-effort", "--temp", "1"]
+    done = moetool("run", "demo", "List", *flags, "--retries", "2")
+    assert (done.code, done.out) == (4, "")
+    assert "Checked only at the end: The schema uses 'uniqueItems'" in done.err
+    assert "Tried 3 times" in done.err
+    assert "$: [" in done.err
+    assert "non-unique" in done.err
+
+
+def test_an_invalid_answer_is_tried_anew_with_another_seed(moetool: Moetool) -> None:
+    flags = ["--schema", TWO_UNLIKE, "--schema-mode", "best-effort", "--temp", "2", "-o", "json"]
+    tried = []
+    for seed in range(1, 9):
+        document = moetool("run", "demo", "Two", *flags, "--retries", "9", "--seed", str(seed)).document
+        assert document["exit_code"] == 0
+        assert sorted(json.loads(document["data"]["text"])) == ["a", "b"]
+        assert document["data"]["seed"] == seed + document["data"]["retries"]
+        tried.append(document["data"]["retries"])
+        if tried[-1]:
+            break
+    assert tried[-1] > 0
+
+
+def test_retries_that_cannot_help_are_refused(moetool: Moetool) -> None:
+    flags = ["--schema", TWO_UNLIKE, "--schema-mode", "best-effort", "--temp", "0"]
+    done = moetool("run", "demo", "Two", *flags, "--retries", "2")
+    assert (done.code, done.out) == (2, "")
+    assert "same answer" in done.err
+    assert moetool("run", "demo", "Two", "--retries", "2").code == 2
+    assert moetool("run", "demo", "Two", "--schema-mode", "best-effort").code == 2
+
+
 def test_stop_strings_and_limits(moetool: Moetool) -> None:
     whole = moetool("run", "demo", ADA).out
     assert moetool("run", "demo", ADA, "--stop", ', "age"').out == whole.split(', "age"')[0] + "\n"

@@ -11,11 +11,12 @@ from typing import Any
 from moetool.cli.interrupt import CtrlC
 from moetool.cli.local_plan import refusal_of
 from moetool.cli.opening import Opened, plan_for, read_this_machine
+from moetool.cli.task import Task, show_left_out
 from moetool.cli.think import Think
 from moetool.cli.thoughts import wished
 from moetool.constrain import Constraint, Matcher, TokenTable, make_matcher, make_tokenizer
 from moetool.engine.model import Engine
-from moetool.errors import ContextFull
+from moetool.errors import ContextFull, UsageError
 from moetool.generate import Limits, Stats
 from moetool.plan import Plan, Wishes
 from moetool.prompt import Message, Prompt, chat_prompt, plain_tokens
@@ -35,11 +36,16 @@ class Request:
     prompt: str
     system: str
     raw: bool
-    constraint: Constraint | None
+    task: Task
     limits: Limits
     as_json: bool
     quiet: bool
     think: Think | None = None
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What is enforced while decoding."""
+        return self.task.constraint
 
 
 def answer_request(
@@ -53,6 +59,10 @@ def answer_request(
     plan = plan_for(opened, read_this_machine(rpc=rpc), wishes)
     require_fit(plan, opened.model.name)
     sampling = choose_sampling(opened, sampling_flags)
+    if request.task.retries and sampling.temperature <= 0:
+        raise UsageError("At temperature 0 every retry gives the same answer", "raise --temperature")
+    if not request.quiet:
+        show_left_out(request.task)
     with CtrlC() as ctrl_c, load_engine(opened, plan, ctrl_c.pressed) as engine:
         engine.use_sampling(sampling)
         if request.prompt:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from moetool import report
 from moetool.cli.answer import Request, matcher_for, prompt_of, stats_line
 from moetool.cli.boundary import print_result
 from moetool.cli.opening import Opened
 from moetool.cli.recording import keep_answer, load_of
+from moetool.cli.task import invalid_answer
 from moetool.cli.think import Think
 from moetool.cli.thoughts import Show, make_generation
 from moetool.engine.model import Engine
@@ -16,44 +19,81 @@ from moetool.errors import ContextFull, Interrupted, MoetoolError, OutputInvalid
 from moetool.generate import CONTEXT, END_OF_TEXT, INTERRUPTED, LENGTH, Stats
 from moetool.machine.paging import read_page_faults
 from moetool.plan import Plan
+from moetool.prompt import Prompt, keep_prefix
 from moetool.render.plain import AnswerWriter, ThinkingWriter, notice
 from moetool.settings import Sampling
+from moetool.speed import Speed
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One answer: what was written, what it took, why it is not one, and how to repeat it."""
+
+    text: str
+    thinking: str
+    stats: Stats
+    problem: MoetoolError | None
+    seed: int
+    retries: int
 
 
 def answer_once(engine: Engine, opened: Opened, plan: Plan, request: Request, sampling: Sampling) -> None:
     """Answer the request's prompt; an answer that is not what was asked for ends in its error."""
-    prompt = prompt_of(engine, opened, request)
-    grammar = matcher_for(engine, request.constraint)
-    generation = make_generation(engine, prompt, prompt.tokens, request.limits, grammar)
-    # A constrained answer is shown whole or not at all, except to a person who watches it grow.
-    hold = request.as_json or (request.constraint is not None and not sys.stdout.isatty())
-    writer = AnswerWriter(hold=hold)
-    show = Show(writer, _thinking_writer(request))
+    writer = AnswerWriter(hold=_is_held(request))
     n_faults = read_page_faults()
-    for token in generation:
-        show.write(token)
-    show.end()
-    writer.write(generation.rest())
-    stats = generation.stats
-    assert stats is not None  # the iteration has ended
-    keep_answer(plan, stats, read_page_faults() - n_faults)
-    predicted = plan.predict(load_of(plan, stats))
-    problem = _problem(stats, generation.text)
+    prompt = prompt_of(engine, opened, request)
+    for last in _attempts(engine, prompt, request, sampling, writer):
+        # A retry finds its prompt in the cache: only the first attempt tells what an answer costs.
+        if not last.retries:
+            keep_answer(plan, last.stats, read_page_faults() - n_faults)
+    predicted = plan.predict(load_of(plan, last.stats))
     if request.as_json:
         loaded = report.Loaded(opened.model.paths[0].name, engine.load_s, engine.buffers)
-        document = report.of_run(generation.text, stats, loaded, plan, predicted, sampling.seed)
-        document["thinking"] = generation.thinking or None
-        print_result("run", document, problem)
+        document = report.of_run(last.text, last.stats, loaded, plan, predicted, last.seed)
+        document |= {"thinking": last.thinking or None, "retries": last.retries}
+        print_result("run", document, last.problem)
         return
-    if problem is None:
+    if last.problem is None:
         writer.release()
     writer.end()
-    if stats.closing and not request.quiet:
-        notice(_closing_line(stats))
-    if not request.quiet and sys.stderr.isatty():
-        notice(stats_line(stats, predicted))
-    if problem is not None:
-        raise problem
+    if not request.quiet:
+        _tell(last, predicted)
+    if last.problem is not None:
+        raise last.problem
+
+
+def _is_held(request: Request) -> bool:
+    """A constrained answer is shown whole or not at all, except to a person who watches it grow."""
+    task = request.task
+    may_be_taken_back = task.judge is not None or task.retries > 0
+    return (
+        request.as_json or may_be_taken_back or (request.constraint is not None and not sys.stdout.isatty())
+    )
+
+
+def _attempts(
+    engine: Engine, prompt: Prompt, request: Request, sampling: Sampling, writer: AnswerWriter
+) -> Iterator[_Attempt]:
+    """Answers, each with a new seed, up to the first valid one or as many as may be tried; at least one."""
+    for retry in range(request.task.retries + 1):
+        seed = (sampling.seed + retry) % ((1 << 32) - 1)
+        if retry:
+            engine.use_sampling(replace(sampling, seed=seed))
+            writer.forget()
+        tokens = keep_prefix(engine, prompt.tokens)
+        grammar = matcher_for(engine, request.constraint)
+        generation = make_generation(engine, prompt, tokens, request.limits, grammar)
+        show = Show(writer, _thinking_writer(request))
+        for token in generation:
+            show.write(token)
+        show.end()
+        writer.write(generation.rest())
+        stats = generation.stats
+        assert stats is not None  # the iteration has ended
+        problem = _problem(stats, generation.text) or invalid_answer(request.task, generation.text)
+        yield _Attempt(generation.text, generation.thinking, stats, problem, seed, retry)
+        if not isinstance(problem, OutputInvalid):
+            return
 
 
 def _thinking_writer(request: Request) -> ThinkingWriter | None:
@@ -78,6 +118,16 @@ def _problem(stats: Stats, text: str) -> MoetoolError | None:
     if stats.finish_reason == CONTEXT and stats.complete is None:
         return ContextFull("The context is full, the answer is cut off", "ask for a larger one with --ctx")
     return None
+
+
+def _tell(attempt: _Attempt, predicted: Speed) -> None:
+    """What there is to say beside an answer: how it ended and how often it was tried; to people its speed."""
+    if attempt.stats.closing and attempt.problem is None:
+        notice(_closing_line(attempt.stats))
+    if attempt.retries:
+        notice(f"Tried {attempt.retries + 1} times; the last seed was {attempt.seed}.")
+    if sys.stderr.isatty():
+        notice(stats_line(attempt.stats, predicted))
 
 
 def _closing_line(stats: Stats) -> str:

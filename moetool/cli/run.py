@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,7 +32,16 @@ from moetool.cli.think import Think
 from moetool.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
+    from moetool.cli.task import Task
     from moetool.constrain import Constraint
+
+
+class SchemaMode(str, Enum):
+    """What happens to keywords of a schema that cannot be enforced while decoding."""
+
+    strict = "strict"
+    best_effort = "best-effort"
+
 
 PromptArg = Annotated[str | None, typer.Argument(help="The prompt; joined with --file and with piped input.")]
 
@@ -50,6 +60,13 @@ def run(
     schema: Annotated[
         str | None, typer.Option("--schema", metavar="FILE|JSON", help="The answer is JSON of this schema.")
     ] = None,
+    schema_mode: Annotated[
+        SchemaMode,
+        typer.Option("--schema-mode", help="best-effort: enforce what can be, check the rest at the end."),
+    ] = SchemaMode.strict,
+    retries: Annotated[
+        int, typer.Option("--retries", min=0, help="Answer anew, so many times, while the answer is invalid.")
+    ] = 0,
     grammar: Annotated[
         str | None,
         typer.Option("--grammar", metavar="NAME|FILE", help="The answer follows this GBNF grammar."),
@@ -119,7 +136,7 @@ def run(
         prompt=_joined_prompt(prompt, file),
         system=system,
         raw=raw,
-        constraint=_constraint(schema, grammar, regex, choice),
+        task=_task(schema, schema_mode, grammar, regex, choice, retries),
         limits=Limits(max_tokens, tuple(stop or ())),
         as_json=output is Output.json,
         quiet=quiet,
@@ -128,6 +145,8 @@ def run(
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if not request.prompt and not (terminal and output is Output.text):
         raise UsageError("There is no prompt", 'give one: moetool run demo "What is a mixture of experts?"')
+    if not request.prompt and (request.task.judge or request.task.retries):
+        raise UsageError("A chat has no --schema-mode best-effort and no --retries", "give a prompt")
     opened = open_model(model or default_model())
     flags = Flags(
         ctx=ctx,
@@ -183,17 +202,34 @@ def _read_text(path: Path) -> str:
         raise NotFound(f"Cannot read {path}: {error.strerror}") from error
 
 
-def _constraint(
-    schema: str | None, grammar: str | None, regex: str | None, choice: str | None
-) -> Constraint | None:
-    """The constraint that was asked for, compiled before a model is loaded."""
+def _task(
+    schema: str | None,
+    mode: SchemaMode,
+    grammar: str | None,
+    regex: str | None,
+    choice: str | None,
+    retries: int,
+) -> Task:
+    """What the answer must look like, compiled before a model is loaded."""
+    from moetool.cli.task import Task, best_effort_task
+
     given = [flag for flag in (schema, grammar, regex, choice) if flag is not None]
-    if not given:
-        return None
     if len(given) > 1:
         raise UsageError(
             "Only one of --schema, --grammar, --regex and --choice can be used", "drop the others"
         )
+    if retries and not given:
+        raise UsageError("--retries needs an answer that can be invalid", "add --schema, or drop it")
+    if mode is SchemaMode.best_effort:
+        if schema is None:
+            raise UsageError("--schema-mode needs a schema", "add --schema, or drop it")
+        return best_effort_task(schema, retries)
+    return Task(_constraint(schema, grammar, regex, choice), retries=retries)
+
+
+def _constraint(
+    schema: str | None, grammar: str | None, regex: str | None, choice: str | None
+) -> Constraint | None:
     from moetool import constrain
 
     if schema is not None:
@@ -202,4 +238,4 @@ def _constraint(
         return constrain.parse_grammar(grammar)
     if regex is not None:
         return constrain.parse_regex(regex)
-    return constrain.parse_choice(constrain.split_choice(choice or ""))
+    return constrain.parse_choice(constrain.split_choice(choice)) if choice is not None else None

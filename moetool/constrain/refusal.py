@@ -14,11 +14,14 @@ from moetool.constrain.places import places_of
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a schema cannot be enforced: the keyword, the JSON pointer of the schema that uses it, and why."""
+    """Why a schema cannot be enforced: the keyword, the JSON pointer of the schema that uses it, and why;
+    the keyword's value where that is what is wrong; and whether no document at all would be valid."""
 
     keyword: str
     place: str
     reason: str
+    value: str = ""
+    is_unsatisfiable: bool = False
 
 
 def keywords_in(error: str) -> list[str]:
@@ -45,7 +48,9 @@ def explain(schema: dict[str, Any], tried: dict[str, Any], error: str) -> Refusa
             keyword, value = keyword_group(found)
             places = places_of(tried, keyword, value) or places_of(schema, keyword, value)
             place = next(iter(places), "")
-            return Refusal(keyword, place or "/", sentence.format(*found.groups(), place=place or "the top"))
+            said = sentence.format(*found.groups(), place=place or "the top")
+            unsatisfiable = pattern.startswith("Unsatisfiable")
+            return Refusal(keyword, place or "/", said, str(value or ""), is_unsatisfiable=unsatisfiable)
     return Refusal("", "/", f"The schema cannot be followed: {reason(error)}.")
 
 
@@ -70,6 +75,11 @@ REFUSALS: tuple[tuple[str, Callable[[re.Match[str]], tuple[str, object]], str], 
         r"regex parse error:\n\s*(.*?)\n.*error: (.*)",
         lambda m: ("pattern", None),
         "The schema uses the pattern {0!r}, which cannot be used: {1}.",
+    ),
+    (
+        r"(lookarounds not supported)[^\n]* in regex /(.*)/",
+        lambda m: ("pattern", m[2]),
+        "The schema uses the pattern {1!r}, which cannot be used: {0}.",
     ),
     (
         r"min/maxProperties only supported",
@@ -98,4 +108,4 @@ def hint_for(refusal: Refusal) -> str:
     """What to do about it."""
     if refusal.keyword in {"pattern", "$ref", ""}:
         return "Correct the schema."
-    return f"Remove {refusal.keyword!r} from the schema, or say the same with other keywords."
+    return f"--schema-mode best-effort checks {refusal.keyword!r} at the end; or say it with other keywords."

@@ -9,8 +9,10 @@ from typing import Any
 
 from moetool.constrain.constraint import Constraint, read_source, require_text
 from moetool.constrain.library import compile_error, first_line, llguidance
+from moetool.constrain.negation import Inexpressible
 from moetool.constrain.refusal import Refusal, explain, hint_for, keywords_in
-from moetool.constrain.rewrite import RULES, rewritten, with_definitions
+from moetool.constrain.relax import DEPTHS, shallow, without
+from moetool.constrain.rewrite import RULES, found_at, rewritten, with_definitions
 from moetool.errors import ConstraintError
 
 # Between items and after keys. Models write JSON with one space there; a bound on whitespace is also what
@@ -18,6 +20,7 @@ from moetool.errors import ConstraintError
 SEPARATORS = {"spaced": (", ", ": "), "compact": (",", ":")}
 # A rewriting may bring another keyword to light.
 MAX_PASSES = 16
+MAX_LEFT_OUT = 32
 
 
 def parse_schema(text_or_path: str, whitespace: str = "spaced") -> Constraint:
@@ -27,9 +30,62 @@ def parse_schema(text_or_path: str, whitespace: str = "spaced") -> Constraint:
     nothing is weakened, and no `$ref` leaves the document. A missing file raises NotFound.
     """
     schema = _schema_of(_inline_or_file(text_or_path))
-    grammar, refusal = _compiled(schema, whitespace)
+    grammar, refusal, _ = _compiled(schema, whitespace)
     if refusal:
         raise ConstraintError(refusal.reason, hint_for(refusal))
+    return _constraint(schema, grammar, whitespace)
+
+
+def parse_schema_loosely(
+    text_or_path: str, whitespace: str = "spaced"
+) -> tuple[Constraint, tuple[Refusal, ...]]:
+    """Like `parse_schema`, but what cannot be enforced while decoding is left out, and returned.
+
+    The constraint's `source` is the whole schema: a `Judge` of it tells whether a document is valid. Raises
+    ConstraintError for schemas that no document satisfies, and for references to what is not there.
+    """
+    schema = _schema_of(_inline_or_file(text_or_path))
+    left_out: list[Refusal] = []
+    current = schema
+    for _ in range(MAX_LEFT_OUT):
+        grammar, refusal, tried = _compiled(current, whitespace)
+        if refusal is None:
+            return _constraint(schema, grammar, whitespace), tuple(left_out)
+        _raise_on_hopeless(refusal, schema)
+        weaker = without(current, refusal) or without(tried, refusal)
+        if weaker is None:
+            break
+        left_out.append(refusal)
+        current = weaker
+    return _shallow_constraint(schema, whitespace)
+
+
+def _raise_on_hopeless(refusal: Refusal, schema: dict[str, Any]) -> None:
+    if refusal.keyword == "$ref" and not _is_defined(refusal.value, schema):
+        raise ConstraintError(refusal.reason, hint_for(refusal))
+    if refusal.is_unsatisfiable:
+        raise ConstraintError(refusal.reason, hint_for(refusal))
+
+
+def _is_defined(reference: str, schema: dict[str, Any]) -> bool:
+    try:
+        found_at(schema, reference)
+    except (Inexpressible, LookupError, ValueError, TypeError):
+        return False
+    return True
+
+
+def _shallow_constraint(schema: dict[str, Any], whitespace: str) -> tuple[Constraint, tuple[Refusal, ...]]:
+    """Of a schema that as a whole is too much, the upper levels."""
+    for depth in DEPTHS:
+        grammar, refusal, _ = _compiled(shallow(schema, depth), whitespace)
+        if refusal is None:
+            said = f"Below level {depth} of the schema only types are enforced; the whole is too much."
+            return _constraint(schema, grammar, whitespace), (Refusal("", "/", said),)
+    raise ConstraintError("Nothing of the schema can be enforced.", _HINT)
+
+
+def _constraint(schema: dict[str, Any], grammar: str, whitespace: str) -> Constraint:
     title = schema.get("title")
     return Constraint(
         kind="schema",
@@ -45,18 +101,19 @@ def find_refusal(schema: dict[str, Any], whitespace: str = "spaced") -> Refusal 
     return _compiled(schema, whitespace)[1]
 
 
-def _compiled(schema: dict[str, Any], whitespace: str) -> tuple[str, Refusal | None]:
-    """The grammar of `schema`, after as many exact rewritings as it takes, or why there is none."""
+def _compiled(schema: dict[str, Any], whitespace: str) -> tuple[str, Refusal | None, dict[str, Any]]:
+    """The grammar of `schema`, after as many exact rewritings as it takes, or why there is none; and the
+    rewritten schema."""
     current = schema
     for _ in range(MAX_PASSES):
         grammar = _schema_grammar(current, whitespace)
         error = compile_error(grammar)
         if not error:
-            return grammar, None
+            return grammar, None, current
         before, current = current, _rewritten_for(error, current)
         if current == before:
             break
-    return "", explain(schema, current, error)
+    return "", explain(schema, current, error), current
 
 
 def _rewritten_for(error: str, schema: dict[str, Any]) -> dict[str, Any]:

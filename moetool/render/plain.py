@@ -125,6 +125,10 @@ class AnswerWriter:
         held, self._held = "".join(self._held), []
         self.write(held)
 
+    def forget(self) -> None:
+        """Drop what was held."""
+        self._held = []
+
     def end(self) -> None:
         """Finish the last line, so that the next thing starts on its own; nothing was written, nothing is."""
         if self._last and not self._last.endswith("\n"):
