@@ -23,6 +23,7 @@ from moetool.anatomy import Anatomy, kv_bytes_per_token, make_anatomy, state_byt
 from moetool.errors import UsageError
 from moetool.machine import Device
 from moetool.memory import DeviceMemory, device_memory, make_placement, place_tensors
+from moetool.memory import compute as graph
 from moetool.quants import BY_NAME
 from moetool.settings import Settings, TensorOverride
 
@@ -105,6 +106,13 @@ def test_compute_buffers_are_near() -> None:
     assert errors[-1] < 0.08
 
 
+@pytest.fixture
+def dry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As llama.cpp computes sizes without allocating: it forgets to which device norms are bound."""
+    monkeypatch.setattr(graph, "_binds_norms", lambda *_: False)
+
+
+@pytest.mark.usefixtures("dry")
 def test_gpus_with_weights_on_the_cpu_and_several_gpus() -> None:
     """From llama.cpp with its RPC back end patched to take over large batches as CUDA does (offload_op):
 
@@ -127,6 +135,19 @@ def test_gpus_with_weights_on_the_cpu_and_several_gpus() -> None:
     assert sizes[-1] < 0.45
 
 
+def test_norms_are_computed_where_their_layer_is() -> None:
+    """A real load of all layers on two devices sends one copy of what a layer hands on, for each of four
+    batches; a dry run sends two."""
+    dealt = Settings(n_ctx=8192, n_gpu_layers=99)
+    bound = device_memory(model("OLMoE"), dealt, gpus(8, 8))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "_binds_norms", lambda *_: False)
+        unbound = device_memory(model("OLMoE"), dealt, gpus(8, 8))
+    copies = [a.compute_bytes - b.compute_bytes for a, b in zip(unbound, bound, strict=True)]
+    assert copies == [0, 0, 4 * 4 * 2048 * 512]
+
+
+@pytest.mark.usefixtures("dry")
 def test_hybrids_of_which_a_part_is_offloaded() -> None:
     """From llama.cpp without allocating, one or two workers: where the last layer on the CPU attends and the
     first one elsewhere recurs, the worker attends for the CPU, and needs room for a copy of its cache."""

@@ -33,6 +33,7 @@ from moetool.settings import Settings
 # Of a pattern of layers, so many rounds show all that the allocator does with it.
 _ROUNDS = 3
 _LONGEST_PATTERN = 12
+_FEW_TOKENS = 32  # in graph_get_cb of src/llama-context.cpp
 
 
 def compute_bytes(anatomy: Anatomy, settings: Settings, devices: Sequence[Device]) -> dict[str, int]:
@@ -61,6 +62,7 @@ def _write(
     run = _sample(shapes if helper is None else _with_largest(shapes, homes), homes)
     inputs.state_device.update((s.layer.index, placement.layers[s.layer.index]) for s in run)
     inputs.far_caches.update(far_caches(run, placement, settings, cells, inputs.flash_attn))
+    tape.norms_at_home = _binds_norms(anatomy, settings) or tape.tokens < _FEW_TOKENS
     for number, layer in enumerate(run):
         tape.on(placement.layers[layer.layer.index])
         if anatomy.arch in facts.STATES_AHEAD:
@@ -68,7 +70,16 @@ def _write(
         last = number == len(run) - 1 and anatomy.arch not in facts.ROWS_CHOSEN_AT_END
         x = _layer(tape, layer, x, inputs, n_out if last else None)
     tape.on(placement.output)
+    tape.norms_at_home = False
     _output(tape, anatomy, x, inputs, n_out)
+
+
+def _binds_norms(anatomy: Anatomy, settings: Settings) -> bool:
+    """Whether layers are bound to their devices by their norms: where all are offloaded (graph_get_cb).
+
+    A load without allocating forgets that (ggml_backend_sched_reserve_size resets it) and states more.
+    """
+    return settings.n_gpu_layers > len(anatomy.layers)
 
 
 def _ahead(following: Sequence[Shapes]) -> list[Shapes]:

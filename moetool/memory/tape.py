@@ -8,7 +8,8 @@ from moetool.memory.allocator import Step
 class Tape:
     """A graph being written. Widths are F32 values per token; `tokens` is how many are computed now.
 
-    Products with weights, and norms, happen on `device`, where the weights are.
+    Products with weights, and norms, happen on `device`, where the weights are; with `norms_at_home`, a norm
+    as a whole.
 
     A step is named by its number. A view of it (another shape, a part, a permutation) by a negative one: it
     takes no memory, and keeps what it shows from being computed over, which ggml does for whole tensors only.
@@ -17,6 +18,7 @@ class Tape:
     def __init__(self, tokens: int, device: str) -> None:
         self.tokens = tokens
         self.device = device
+        self.norms_at_home = False
         self._last_device = device
         self.steps: list[Step] = []
         self._shown: list[int] = []
@@ -50,10 +52,11 @@ class Tape:
     def norm(self, x: int, in_place: bool = True) -> int:
         """A norm with its weight: RMS norms happen in place if nobody else reads `x`, LayerNorms do not.
 
-        Where another device takes over, the old one still norms, and the new one multiplies by the weight.
+        Where another device takes over, the old one still norms, and the new one multiplies by the weight;
+        unless `norms_at_home`.
         """
         reuse = (x,) if in_place and x >= 0 else ()
-        if self.device != self._last_device:
+        if self.device != self._last_device and not self.norms_at_home:
             x = self._add(Step(self.size(x), (self.shown(x),), reuse, ""))
             reuse = (x,)
         self._last_device = self.device
