@@ -135,6 +135,23 @@ def test_gpus_with_weights_on_the_cpu_and_several_gpus() -> None:
     assert sizes[-1] < 0.45
 
 
+def test_small_models_loaded_for_real() -> None:
+    """llama.cpp's own small files over one or two workers, really allocated: every layer Falcon-H1's two
+    mixers, learned positions, norms bound to the device of their layer."""
+    for line in (DATA / "memory_archs.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        chosen = dict(row["settings"])
+        rules = tuple(TensorOverride(p, "CPU") for p in chosen.pop("cpu_overrides", []))
+        devices = [CPU, *(replace(WORKER, name=f"RPC{i}") for i in range(row["workers"]))]
+        asked = Settings(**chosen | {"tensor_split": tuple(chosen["tensor_split"])}, tensor_overrides=rules)
+        anatomy = make_anatomy(gguf.open_header(DATA / "archs" / f"{row['model']}.hdr"))
+        memory = {m.device: m for m in device_memory(anatomy, asked, devices)}
+        assert {n: memory[n].weights_bytes for n in row["weights"]} == row["weights"], row
+        assert {n: memory[n].kv_bytes + memory[n].state_bytes for n in row["context"]} == row["context"], row
+        for name, true in row["compute"].items():
+            assert memory[name].compute_bytes == pytest.approx(true, rel=0.002, abs=1 << 12), (row, name)
+
+
 def test_norms_are_computed_where_their_layer_is() -> None:
     """A real load of all layers on two devices sends one copy of what a layer hands on, for each of four
     batches; a dry run sends two."""

@@ -17,7 +17,7 @@ from moetool.memory.caches import make_cells
 from moetool.memory.feeding import cache_kind, far_caches, make_inputs, make_leafs
 from moetool.memory.inputs import Inputs
 from moetool.memory.placement import Placement, make_placement, offload_devices
-from moetool.memory.recurrent import recurrent
+from moetool.memory.recurrent import beside_attention, recurrent
 from moetool.memory.shapes import Shapes, make_shapes
 from moetool.memory.sparse import (
     block_mask,
@@ -56,6 +56,8 @@ def _write(
     n_out = min(max(settings.n_outputs_max or tape.tokens, cells.n_seq), tape.tokens)
     x = _embedding(tape, anatomy, placement.cpu)
     inputs = make_inputs(tape, anatomy, shapes, settings, placement.cpu, n_out)
+    if any(t.info.name == "position_embd.weight" for t in anatomy.tensors):
+        x = tape.over(x, tape.rows(anatomy.n_embd, inputs.positions))
     inputs.leafs.update(make_leafs(tape, anatomy, inputs.cells, placement.layers))
     sent = inputs.expert_device
     homes = [(placement.layers[i], *sent.get(i, {}).items()) for i in (s.layer.index for s in shapes)]
@@ -171,6 +173,8 @@ def _layer(tape: Tape, shapes: Shapes, x: int, inputs: Inputs, n_out: int | None
     bare = inputs.bare_norms
     normed = norm(tape, shapes, x, "attn_norm", bare)
     mixed = _mix(tape, shapes, normed, inputs)
+    if mixed is not None and shapes.layer.mixer == "parallel":
+        mixed = beside_attention(tape, shapes, norm(tape, shapes, x, "attn_norm"), mixed, inputs)
     if mixed is None:
         return tape.over(_feed(tape, shapes, normed, inputs), x)
     before = next((name for name in _FFN_NORMS if shapes.has(name)), "")
@@ -235,13 +239,8 @@ def _mix(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int | None:
     if layer.mixer == "none" or not shapes.parts:
         return None
     kind = cache_kind(layer.cache[0]) if layer.cache else "sliding" if layer.window else "full"
-    if layer.mixer in {"recurrent", "parallel"}:
-        mixed = recurrent(tape, shapes, x, inputs)
-        return (
-            mixed
-            if layer.mixer == "recurrent"
-            else tape.over(attention(tape, shapes, x, inputs, kind), mixed)
-        )
+    if layer.mixer == "recurrent":
+        return recurrent(tape, shapes, x, inputs)
     if shapes.has("attn_kv"):
         return compressed_attention(tape, shapes, x, inputs)
     store_index(tape, shapes, x, inputs)

@@ -66,8 +66,22 @@ def _window(tape: Tape, inputs: Inputs, states: int, x: int, width: int, kernel:
     return window
 
 
+def beside_attention(tape: Tape, shapes: Shapes, x: int, attended: int, inputs: Inputs) -> int:
+    """Falcon-H1's state space: the attention waits with its output product until the states are stored."""
+    scanned = _scan(tape, shapes, x, inputs)
+    projected = linear(tape, shapes, attended, "attn_output")
+    return tape.over(projected, _leave_mamba(tape, shapes, *scanned))
+
+
 def _mamba(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
     """Mamba 1 (step, B and C from the convolved values) and Mamba 2 (all out of one product)."""
+    scanned = _scan(tape, shapes, x, inputs)
+    gather_ahead(tape, shapes, inputs, "mixer")
+    return _leave_mamba(tape, shapes, *scanned)
+
+
+def _scan(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> tuple[int, int, int]:
+    """What went in, what was convolved, and what the scan over the states made of it."""
     width, kernel = shapes.out("ssm_conv1d"), shapes.into("ssm_conv1d")
     inner = shapes.into("ssm_out")
     state = shapes.layer.state_values - (kernel - 1) * width
@@ -82,7 +96,12 @@ def _mamba(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
     n_bytes = 4 * (inner * tape.tokens + state * inputs.n_seq)
     result = tape.raw(n_bytes, mixed, *reads, inputs.copy_rows)
     tape.store(result)
-    gather_ahead(tape, shapes, inputs, "mixer")
+    return entry, mixed, result
+
+
+def _leave_mamba(tape: Tape, shapes: Shapes, entry: int, mixed: int, result: int) -> int:
+    """What was scanned, with its skip connection, gated and normed."""
+    inner = shapes.into("ssm_out")
     gate = tape.new(inner, tape.view(entry))
     skipped = tape.over(mixed) if shapes.has("ssm_x") else tape.new(inner, tape.view(mixed))
     summed = tape.over(skipped, tape.view(result))
