@@ -9,7 +9,8 @@ A measurement is one `moetool bench` as a process of its own, with an empty home
 bandwidth, which is measured once at the start: so the prediction is what a user sees before the first run.
 "before" is that prediction. "others" is after calibration by the first round of all other models, "own" after
 calibration by the first round of all models, held against the later rounds. Rounds go over all models in
-turn: a shared machine is not the same from minute to minute.
+turn: a shared machine is not the same from minute to minute. --one-by-one leaves that drift out: the rounds
+of a model follow each other.
 """
 
 from __future__ import annotations
@@ -61,17 +62,19 @@ def make(folder: Path) -> None:
 # --- measuring ----------------------------------------------------------------------------------------------
 
 
-def measure(folder: Path, rounds: int, out: Path) -> None:
+def measure(folder: Path, rounds: int, out: Path, *, one_by_one: bool) -> None:
     files = sorted(folder.glob("*.gguf"), key=lambda path: path.stat().st_size)
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
         moetool(home, "doctor")
-        for n in range(rounds):
-            for path in files:
-                record = measure_once(path, home) | {"round": n}
-                with out.open("a") as file:
-                    file.write(json.dumps(record) + "\n")
-                show_record(record)
+        turns = [(path, n) for n in range(rounds) for path in files]
+        if one_by_one:
+            turns.sort(key=lambda turn: files.index(turn[0]))
+        for path, n in turns:
+            record = measure_once(path, home) | {"round": n}
+            with out.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            show_record(record)
 
 
 def measure_once(path: Path, home: Path) -> dict[str, Any]:
@@ -164,13 +167,14 @@ def main() -> None:
     measuring = commands.add_parser("measure")
     measuring.add_argument("folder", type=Path)
     measuring.add_argument("--rounds", type=int, default=3)
+    measuring.add_argument("--one-by-one", action="store_true", help="all rounds of a model, then the next")
     measuring.add_argument("--out", type=Path, required=True)
     commands.add_parser("table").add_argument("file", type=Path)
     args = parser.parse_args()
     if args.command == "make":
         make(args.folder)
     elif args.command == "measure":
-        measure(args.folder, args.rounds, args.out)
+        measure(args.folder, args.rounds, args.out, one_by_one=args.one_by_one)
     else:
         show_table(args.file)
 
