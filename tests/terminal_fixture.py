@@ -35,7 +35,10 @@ class Terminal:
         return termios.tcgetattr(self._slave)
 
     def type(self, text: str) -> None:
-        """Press keys."""
+        """Press keys; Ctrl-C after a moment, as a person would: CPython's readline looks for signals only
+        while it waits for a key, and one that comes while it echoes the last key waits for the next."""
+        if text == CTRL_C:
+            time.sleep(0.25)
         os.write(self._master, text.encode())
 
     def wait_for(self, text: str) -> str:
