@@ -136,14 +136,15 @@ def test_gpus_with_weights_on_the_cpu_and_several_gpus() -> None:
 
 
 def test_small_models_loaded_for_real() -> None:
-    """llama.cpp's own small files over one or two workers, really allocated: every layer Falcon-H1's two
-    mixers, learned positions, norms bound to the device of their layer."""
+    """llama.cpp's own small files on the CPU and over one or two workers, really allocated: Falcon-H1's two
+    mixers, learned positions, norms bound to the device of their layer, batches as long as the context."""
     for line in (DATA / "memory_archs.jsonl").read_text().splitlines():
         row = json.loads(line)
         chosen = dict(row["settings"])
         rules = tuple(TensorOverride(p, "CPU") for p in chosen.pop("cpu_overrides", []))
         devices = [CPU, *(replace(WORKER, name=f"RPC{i}") for i in range(row["workers"]))]
-        asked = Settings(**chosen | {"tensor_split": tuple(chosen["tensor_split"])}, tensor_overrides=rules)
+        shares = tuple(chosen.pop("tensor_split", ()))
+        asked = Settings(**chosen, tensor_split=shares, tensor_overrides=rules)
         anatomy = make_anatomy(gguf.open_header(DATA / "archs" / f"{row['model']}.hdr"))
         memory = {m.device: m for m in device_memory(anatomy, asked, devices)}
         assert {n: memory[n].weights_bytes for n in row["weights"]} == row["weights"], row

@@ -32,12 +32,17 @@ class Cells:
 
 
 def make_cells(anatomy: Anatomy, settings: Settings) -> Cells:
-    """n_ctx = 0 means the length the model was trained on; each sequence's share is padded to 256."""
+    """n_ctx = 0 means the length the model was trained on; each sequence's share is padded to 256.
+
+    A batch is never larger than the context that was asked for, unless attention looks both ways.
+    """
     n_seq = max(1, settings.n_seq)
-    n_ctx = padded(settings.n_ctx or anatomy.n_ctx_train, CELL_PAD)
+    asked = settings.n_ctx or anatomy.n_ctx_train
+    n_ctx = padded(asked, CELL_PAD)
     share = n_ctx if settings.kv_unified else padded(n_ctx // n_seq, CELL_PAD)
     streams = 1 if settings.kv_unified else n_seq
-    n_ubatch = min(settings.n_ubatch or settings.n_batch, settings.n_batch)
+    n_batch = settings.n_batch if anatomy.arch in facts.NO_CACHE else min(asked, settings.n_batch)
+    n_ubatch = min(settings.n_ubatch or settings.n_batch, n_batch)
     return Cells(share, streams, n_seq, n_ubatch, settings.kv_unified, settings.swa_full)
 
 

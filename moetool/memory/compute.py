@@ -13,7 +13,7 @@ from moetool.anatomy import Anatomy, facts
 from moetool.machine import Device
 from moetool.memory.allocator import peak_bytes
 from moetool.memory.blocks import Chooser, attention, dense_ffn, linear, mla, moe_ffn, norm
-from moetool.memory.caches import make_cells
+from moetool.memory.caches import make_cells, padded
 from moetool.memory.feeding import cache_kind, far_caches, make_inputs, make_leafs
 from moetool.memory.inputs import Inputs
 from moetool.memory.placement import Placement, make_placement, offload_devices
@@ -40,7 +40,8 @@ def compute_bytes(anatomy: Anatomy, settings: Settings, devices: Sequence[Device
     """Device -> bytes of its compute buffer."""
     placement = make_placement(anatomy, settings, devices)
     cells = make_cells(anatomy, settings)
-    tape = Tape(min(cells.n_ubatch, cells.per_stream * cells.streams), placement.cpu)
+    tokens = padded(min(cells.n_ubatch, cells.per_stream * cells.streams), cells.n_seq)
+    tape = Tape(tokens, placement.cpu)
     helper = _helper(settings, devices)
     _write(tape, anatomy, settings, placement, helper)
     return peak_bytes(tape.steps, placement.cpu, helper, _n_batches(anatomy, settings, devices))
