@@ -179,12 +179,14 @@ def _layer(tape: Tape, shapes: Shapes, x: int, inputs: Inputs, n_out: int | None
     if mixed is None:
         return tape.over(_feed(tape, shapes, normed, inputs), x)
     before = next((name for name in _FFN_NORMS if shapes.has(name)), "")
-    if shapes.layer.ffn != "none" and not before and not bare:
+    both = before == "ffn_norm" and shapes.has("post_attention_norm")
+    if before == "post_attention_norm" and not shapes.has("attn_norm"):
+        before, both = "", True  # OLMo 2 norms what attention and FFN give, not what they take
+    if shapes.layer.ffn != "none" and not before and not both and not bare:
         return _parallel(tape, shapes, (x, normed, mixed), inputs, n_out)
     mixed = _project(tape, shapes, mixed)
     if n_out is not None:
         mixed, x = _choose_rows(tape, inputs, n_out, mixed, x)
-    both = before == "ffn_norm" and shapes.has("post_attention_norm")
     x = tape.over(norm(tape, shapes, mixed, "post_attention_norm") if both else mixed, x)
     if shapes.layer.ffn == "none":
         return x
