@@ -12,24 +12,23 @@ from machine_fixture import CARD, CPU, GIB, MACHINE, tree
 from moetool.machine import Device, read_machine
 from moetool.machine.bandwidth import (
     TABLE,
-    Bandwidth,
     NvmlCard,
     fill_bandwidth,
     known_bandwidth,
     look_up,
     match_nvml,
     measure_bandwidth,
-    parse_measured,
     parse_nvml,
     parse_table,
     read_nvml,
     short_name,
-    write_measured,
 )
+from moetool.machine.kept_bandwidth import Bandwidth, add_readings, parse_kept, read_kept
 from moetool.machine.readtest import (
     Reading,
     join_readings,
     parse_cache_size,
+    pick_middle,
     read_cache_bytes,
     size_per_thread,
 )
@@ -149,11 +148,11 @@ def test_an_integrated_gpu_shares_what_the_cpu_measured() -> None:
 
 def test_figures_are_kept_for_this_machine_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOETOOL_HOME", str(tmp_path))
-    write_measured(MACHINE, {"CPU": Bandwidth(5e10, "measured")})
+    add_readings(MACHINE, {"CPU": Bandwidth(5e10, "measured")})
     assert known_bandwidth(MACHINE).devices[1].bandwidth_bytes_s == 5e10
     other = replace(MACHINE, cpu_name="Another CPU")
     assert known_bandwidth(other).devices[1].bandwidth_bytes_s is None
-    write_measured(other, {"CPU": Bandwidth(7e10, "measured")})
+    add_readings(other, {"CPU": Bandwidth(7e10, "measured")})
     assert known_bandwidth(MACHINE).devices[1].bandwidth_bytes_s == 5e10
 
 
@@ -162,15 +161,33 @@ def test_a_damaged_cache_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for text in ("{", "[]", "null", '{"x": 3}', ""):
         (tmp_path / "bandwidth.json").write_text(text)
         assert known_bandwidth(MACHINE).devices[1].bandwidth_bytes_s is None
-    assert parse_measured('{"k": {"CPU": {"bytes_s": "?", "source": 1}}}', "k") == {}
-    write_measured(MACHINE, {"CPU": Bandwidth(5e10, "measured")})
+    for rows in ('"?"', "[]", '[{"bytes_s": 1}]', '[{"bytes_s": "?", "source": 1, "thread_bytes_s": 1}]'):
+        assert parse_kept(f'{{"k": {{"CPU": {rows}}}}}', "k") == {}
+    add_readings(MACHINE, {"CPU": Bandwidth(5e10, "measured")})
     assert known_bandwidth(MACHINE).devices[1].bandwidth_bytes_s == 5e10
+
+
+def test_the_middle_of_the_last_readings_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOETOOL_HOME", str(tmp_path))
+    for gb_s in (1, 1, 40, 75, 42, 41, 90, 43, 38, 44, 39):
+        add_readings(MACHINE, {"CPU": Bandwidth(gb_s * 1e9, "measured", gb_s / 2 * 1e9)})
+    cpu = known_bandwidth(MACHINE).devices[1]
+    assert cpu.bandwidth_bytes_s == 42e9  # of the last nine
+    assert cpu.thread_bandwidth_bytes_s == 21e9
+
+
+def test_a_reading_of_one_device_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOETOOL_HOME", str(tmp_path))
+    card = MACHINE.devices[0].name
+    add_readings(MACHINE, {card: Bandwidth(3e11, "nvml")})
+    add_readings(MACHINE, {"CPU": Bandwidth(4e10, "measured")})
+    assert read_kept(MACHINE) == {card: Bandwidth(3e11, "nvml"), "CPU": Bandwidth(4e10, "measured")}
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MOETOOL_HOME", str(tmp_path / "file"))
-    write_measured(MACHINE, {"CPU": Bandwidth(5e10, "measured")})
+    add_readings(MACHINE, {"CPU": Bandwidth(5e10, "measured")})
 
 
 def test_reading_ram_gives_a_plausible_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,6 +203,12 @@ def test_reading_ram_gives_a_plausible_figure(tmp_path: Path, monkeypatch: pytes
 def test_threads_together() -> None:
     assert join_readings((Reading(2.0, True), Reading(3.0, True))) == Reading(5.0, True)
     assert join_readings((Reading(2.0, True), Reading(3.0, False))) == Reading(5.0, False)
+
+
+def test_the_middle_of_the_undisturbed_rounds() -> None:
+    rounds = [Reading(5.0, False), Reading(3.0, True), Reading(9.0, True), Reading(4.0, True)]
+    assert pick_middle(rounds) == Reading(4.0, True)
+    assert pick_middle([Reading(2.0, False), Reading(1.0, False)]) == Reading(1.0, False)
 
 
 def test_the_read_test_is_larger_than_the_caches_and_smaller_than_the_memory(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from test_plan import machine
 from moetool.assets import demo_model_path
 from moetool.engine.devices import list_devices
 from moetool.machine import Machine, read_machine, to_json
-from moetool.machine.bandwidth import Bandwidth, write_measured
+from moetool.machine.kept_bandwidth import Bandwidth, add_readings
 
 __all__ = ["moetool", "world"]  # fixtures
 
@@ -36,7 +36,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The memory of this machine is taken for measured: the commands of these tests need not do it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     here = read_machine(list_devices(), tmp_path)
-    write_measured(here, {"CPU": Bandwidth(60e9, "measured")})
+    add_readings(here, {"CPU": Bandwidth(60e9, "measured")})
 
 
 def desk(folder: Path, here: Machine | None = None) -> str:

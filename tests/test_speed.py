@@ -335,6 +335,13 @@ def test_an_integrated_gpu_needs_no_link() -> None:
     assert make_lanes(replace(MACHINE, devices=(CPU, shared)))[1].link_bytes_s == 256 * GB
 
 
+def test_few_threads_cannot_ask_for_all_the_memory_gives() -> None:
+    cpu = replace(CPU, bandwidth_bytes_s=200 * GB, thread_bandwidth_bytes_s=30 * GB)
+    machine = replace(MACHINE, devices=(cpu,), n_cores=16, n_threads=16)
+    rates = [make_lanes(machine, n)[0].bandwidth_bytes_s for n in (1, 4, 16)]
+    assert rates == [30 * GB, 120 * GB, 200 * GB]
+
+
 def test_what_crosses_the_way_to_a_device() -> None:
     """As counted on a worker's connection: 1 fetch a token with all layers there, 2 for each layer and 1 with
     experts in RAM, when each piece of the graph is described anew besides."""

@@ -32,7 +32,7 @@ def measure_all(
         raise UsageError(
             f"--ctx {wishes.n_ctx} is too short for a test of {needed} tokens", "leave --ctx out"
         )
-    machine = read_this_machine(rpc=rpc, measure=True)
+    machine = read_this_machine(rpc=rpc, measure="again")
     plan = plan_for(opened, machine, replace(wishes, n_ctx=wishes.n_ctx or needed))
     require_fit(plan, opened.model.name)
     with (

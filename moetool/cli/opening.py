@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from moetool.errors import EngineError, NotFound, UsageError
 
@@ -65,12 +65,16 @@ def default_model() -> str:
     return max(pulled, key=lambda model: model.paths[0].lstat().st_mtime).name
 
 
+Measure = Literal["never", "unknown", "again"]
+
+
 def read_this_machine(
-    machine_file: Path | None = None, *, rpc: str | None = None, measure: bool = False
+    machine_file: Path | None = None, *, rpc: str | None = None, measure: Measure = "never"
 ) -> Machine:
     """The machine we are on, with the devices that the workers `rpc` lend; or the one a file describes.
 
-    With `measure`, memory whose speed is unknown is measured first: it takes a second, once a machine.
+    `measure` says when the speed of memory is measured first, which takes a second: never, where it is
+    unknown, or once more whatever is known.
     """
     from moetool.machine import known_bandwidth, measure_bandwidth, read_machine, read_machine_file
     from moetool.store import read_cache_dir
@@ -87,7 +91,8 @@ def read_this_machine(
         add_workers(parse_addresses(rpc))
     machine = known_bandwidth(read_machine(list_devices(), read_cache_dir()))
     known = all(device.bandwidth_bytes_s for device in machine.devices if device.kind == "cpu")
-    machine = machine if known or not measure else measure_bandwidth(machine)
+    if measure == "again" or (measure == "unknown" and not known):
+        machine = measure_bandwidth(machine)
     return machine if rpc is None else _with_links(machine)
 
 

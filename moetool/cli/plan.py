@@ -120,7 +120,7 @@ def plan(
         machine=str(machine or ""),
         as_json=output is Output.json,
     )
-    here = partial(read_this_machine, machine, rpc=rpc, measure=True)
+    here = partial(read_this_machine, machine, rpc=rpc, measure="unknown")
     remote = remote_name(model, quant, is_choice=min_tok_s is not None)
     if not remote and min_tok_s is not None:
         raise UsageError("--min-tok-s chooses among the quants of a repo", f"leave it out for {model}")

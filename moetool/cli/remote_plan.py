@@ -248,7 +248,7 @@ def choose_for_pull(name: ModelName, revision: str, kinds: Sequence[str], *, ask
     from moetool.plan import Wishes
 
     def read_machine() -> Machine:
-        return read_this_machine(measure=True)
+        return read_this_machine(measure="unknown")
 
     try:
         found = choose_remote(name, revision, read_machine, Wishes(), None, pulls=True)

@@ -1,6 +1,6 @@
 """Memory bandwidth: what a device's memory can give a second, from the best source there is.
 
-Measured (CPU, once, and kept) or asked from the driver (NVIDIA), else from the makers' table, else
+Measured (CPU, and kept) or asked from the driver (NVIDIA), else from the makers' table, else
 unknown. `known_bandwidth` only looks things up; `measure_bandwidth` takes about a second.
 """
 
@@ -8,28 +8,20 @@ from __future__ import annotations
 
 import csv
 import importlib
-import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from moetool.home import read_home
+from moetool.machine.kept_bandwidth import Bandwidth, add_readings, read_kept
 from moetool.machine.procfs import read_text
 from moetool.machine.record import Device, Machine
 
 UNDER_LOAD = "measured under load"
+# Seconds to find out how fast one thread reads alone.
+_ALONE_S = 0.3
 TABLE = Path(__file__).parent.parent / "data/bandwidth.csv"
-
-
-@dataclass(frozen=True)
-class Bandwidth:
-    """Bytes per second, and who says so ("measured", "nvml", "table: …")."""
-
-    bytes_s: float
-    source: str
 
 
 @dataclass(frozen=True)
@@ -44,7 +36,7 @@ class TableRow:
 
 def known_bandwidth(machine: Machine) -> Machine:
     """The machine with what is known about its devices' bandwidth; nothing is measured."""
-    kept = read_measured(machine)
+    kept = read_kept(machine)
     cards = [
         device for device in machine.devices if device.kind in ("gpu", "igpu") and device.name not in kept
     ]
@@ -71,7 +63,12 @@ def fill_bandwidth(machine: Machine, measured: Mapping[str, Bandwidth], rows: Se
 def _with(device: Device, bandwidth: Bandwidth | None) -> Device:
     if bandwidth is None:
         return device
-    return replace(device, bandwidth_bytes_s=bandwidth.bytes_s, bandwidth_source=bandwidth.source)
+    return replace(
+        device,
+        bandwidth_bytes_s=bandwidth.bytes_s,
+        bandwidth_source=bandwidth.source,
+        thread_bandwidth_bytes_s=bandwidth.thread_bytes_s,
+    )
 
 
 # --- the makers' table -----------------------------------------------------------------------------
@@ -120,83 +117,26 @@ def short_name(description: str) -> str:
 _NOISE = {"nvidia", "geforce", "amd", "radeon", "intel", "graphics", "generation"}
 
 
-# --- what was measured -----------------------------------------------------------------------------
-
-
-def read_measured(machine: Machine) -> dict[str, Bandwidth]:
-    """What was measured on this machine before, by device name; empty where nothing was."""
-    kept = parse_measured(read_text(cache_path()), fingerprint(machine))
-    return {device.name: kept[key] for device in machine.devices if (key := _key(device)) in kept}
-
-
-def parse_measured(text: str, key: str) -> dict[str, Bandwidth]:
-    """One machine's figures in the cache file. A file that is damaged is as good as none."""
-    try:
-        devices = json.loads(text)[key]
-        return {name: Bandwidth(float(row["bytes_s"]), str(row["source"])) for name, row in devices.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
-def write_measured(machine: Machine, measured: Mapping[str, Bandwidth]) -> None:
-    """Keep the figures for the next start; a folder that cannot be written is no error."""
-    path = cache_path()
-    try:
-        document = json.loads(read_text(path))
-    except ValueError:
-        document = {}
-    document = document if isinstance(document, dict) else {}
-    document[fingerprint(machine)] = {
-        _key(device): {"bytes_s": measured[device.name].bytes_s, "source": measured[device.name].source}
-        for device in machine.devices
-        if device.name in measured
-    }
-    try:
-        _replace_text(path, json.dumps(document, indent=2) + "\n")
-    except OSError:
-        return
-
-
-def _replace_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: two commands may end at the same time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
-
-
-def _key(device: Device) -> str:
-    """The slot and what is in it: another card in the same slot is another device."""
-    return f"{device.name} {device.description}"
-
-
-def fingerprint(machine: Machine) -> str:
-    """What the measurement depends on: the same file may serve several machines (a shared home)."""
-    gib = round(machine.ram_total_bytes / 2**30)
-    return f"{machine.os} {machine.arch} | {machine.cpu_name} | {machine.n_threads} threads | {gib} GiB"
-
-
-def cache_path() -> Path:
-    """Where measurements are kept."""
-    return read_home() / "bandwidth.json"
-
-
 # --- measuring -------------------------------------------------------------------------------------
 
 
 def measure_bandwidth(machine: Machine) -> Machine:
     """Measure the CPU, ask the driver about NVIDIA cards, keep the figures. Takes about a second.
 
-    A figure taken while other processes had the cores is shown (`bandwidth_source` says so), not kept.
+    What counts is the middle of the last readings: on a machine that others share, one second is not like
+    the next. A reading taken while other processes had the cores is not kept; where it is the only one it
+    is shown (`bandwidth_source` says so).
     """
     from moetool.machine.readtest import measure_reading
 
     reading = measure_reading(machine.n_threads, machine.ram_free_bytes)
+    alone = measure_reading(1, machine.ram_free_bytes, _ALONE_S)
+    quiet = reading.quiet and alone.quiet
+    cpu = Bandwidth(reading.bytes_s, "measured" if quiet else UNDER_LOAD, alone.bytes_s)
     asked = match_nvml(machine.devices, read_nvml())
-    measured = {"CPU": Bandwidth(reading.bytes_s, "measured" if reading.quiet else UNDER_LOAD), **asked}
-    write_measured(machine, measured if reading.quiet else asked)
+    add_readings(machine, {"CPU": cpu, **asked} if quiet else asked)
     rows = parse_table(read_text(TABLE))
-    return fill_bandwidth(machine, measured, rows)
+    return fill_bandwidth(machine, {"CPU": cpu, **asked, **read_kept(machine)}, rows)
 
 
 @dataclass(frozen=True)

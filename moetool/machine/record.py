@@ -20,9 +20,9 @@ class Device:
 
     `kind` is "cpu", "gpu", "igpu" or "accel". `bandwidth_bytes_s` is the speed of its memory, None when
     unknown (never a guess), and `bandwidth_source` says where it comes from ("measured", "nvml",
-    "table: …"). `link_bytes_s` is the speed of its way to the RAM (PCIe, or the network to a worker), None
-    when unknown; `link_latency_s` the seconds for a question and its answer on that way, known for a
-    worker's devices only.
+    "table: …"); `thread_bandwidth_bytes_s` is what one thread of a CPU reaches alone. `link_bytes_s` is the
+    speed of its way to the RAM (PCIe, or the network to a worker), None when unknown; `link_latency_s` the
+    seconds for a question and its answer on that way, known for a worker's devices only.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Device:
     bandwidth_source: str = ""
     link_bytes_s: float | None = None
     link_latency_s: float | None = None
+    thread_bandwidth_bytes_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,7 @@ _PARSE: Mapping[str, Callable[[object, str], Any]] = {
     "free_bytes": _parse_count,
     "bandwidth_bytes_s": _parse_rate,
     "bandwidth_source": _parse_text,
+    "thread_bandwidth_bytes_s": _parse_rate,
     "link_bytes_s": _parse_rate,
     "link_latency_s": _parse_seconds,
     "devices": _parse_devices,

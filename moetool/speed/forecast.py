@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from moetool.anatomy import Anatomy
 from moetool.machine import Machine
-from moetool.machine.bandwidth import fingerprint
+from moetool.machine.kept_bandwidth import fingerprint
 from moetool.settings import Settings
 from moetool.speed.anatomical import Where, make_work
 from moetool.speed.calibration import Calibration, Target, calibrate

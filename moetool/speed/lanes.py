@@ -60,12 +60,18 @@ def _make_lane(device: Device, n_threads: int) -> Lane:
     return Lane(
         device=device.name,
         kind=lane_kind(device.name, device.description),
-        bandwidth_bytes_s=device.bandwidth_bytes_s,
+        bandwidth_bytes_s=_bandwidth(device, n_threads),
         measured=device.bandwidth_source.startswith("measured"),
         link_bytes_s=device.link_bytes_s or shared,
         n_threads=n_threads,
         link_latency_s=device.link_latency_s,
     )
+
+
+def _bandwidth(device: Device, n_threads: int) -> float | None:
+    """A core alone cannot ask for all that the memory of a large machine gives."""
+    alone, together = device.thread_bandwidth_bytes_s, device.bandwidth_bytes_s
+    return together if alone is None or together is None else min(together, n_threads * alone)
 
 
 # NVIDIA's cards with HBM: single-token kernels reach a smaller part of their bandwidth than of GDDR's.
