@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -111,7 +111,11 @@ class Stats:
 
 class Generation:
     """One answer. Iterate over it for its tokens; `stats` is set when the iteration has ended, also when it
-    ended by Ctrl-C or a full context, so that what was written so far is never lost."""
+    ended by Ctrl-C or a full context, so that what was written so far is never lost.
+
+    Who decodes several answers side by side does in turns what the iteration does: decode `pending`, `draw`,
+    and `finish` with `reason` once there is one.
+    """
 
     def __init__(
         self,
@@ -126,7 +130,7 @@ class Generation:
         """`prompt`: tokens not yet in the engine's cache; at least one. `split`: tells thinking from the
         answer; stop strings and `text` are the answer's alone."""
         self._engine = engine
-        self._prompt = list(prompt)
+        self._n_prompt = len(prompt)
         self._limits = limits
         self._grammar = grammar
         self._clock = clock
@@ -136,54 +140,60 @@ class Generation:
         self._n_generated = 0
         self._n_forced = 0
         self._rest = ""
+        self._started = clock()
+        self._prompted: float | None = None
+        self._first: float | None = None
+        self.pending = list(prompt)  # to be decoded before more can be drawn
+        self.reason = ""  # why it ended
         self.text = ""
         self.thinking = ""
         self.stats: Stats | None = None
 
     def __iter__(self) -> Iterator[Token]:
-        started = self._clock()
-        prompted, first, reason = started, None, INTERRUPTED
+        reason = INTERRUPTED
         try:
             # A prompt that does not fit is the caller's error; a full context later on is an ending.
-            self._engine.decode(self._prompt)
-            prompted = self._clock()
-            steps = self._steps()
-            while True:
-                try:
-                    token = next(steps)
-                except StopIteration as ended:
-                    reason = ended.value
-                    break
-                first = first or self._clock()
-                self.text += token.text
-                self.thinking += token.thinking
-                yield token
+            self._engine.decode(self.pending)
+            yield from self.draw()
+            while not self.reason:
+                self._decode_more()
+                if not self.reason:
+                    yield from self.draw()
+            reason = self.reason
         except Interrupted:
             reason = INTERRUPTED
         finally:
-            self._finish(reason, started, prompted, first)
+            self.finish(reason)
 
-    def _steps(self) -> Generator[Token, None, str]:
-        """Tokens until something ends the answer; the return value says what."""
-        pending: list[int] = []  # generated, not yet decoded
-        while True:
-            for token in self._next_tokens():
-                if self._engine.is_end(token.id):
-                    return END_OF_TEXT
-                pending.append(token.id)
-                self._n_generated += 1
-                yield token
-                if self._text.stopped:
-                    return END_OF_TEXT
-                if self._n_generated == self._limits.max_tokens:
-                    return LENGTH
-            if self._grammar is not None and self._grammar.is_stopped():
-                return GRAMMAR
-            try:
-                self._engine.decode(pending)
-            except ContextFull:
-                return CONTEXT
-            pending.clear()
+    def _decode_more(self) -> None:
+        try:
+            self._engine.decode(self.pending)
+        except ContextFull:
+            self.reason = CONTEXT
+
+    def draw(self) -> Iterator[Token]:
+        """The tokens that follow once `pending` was decoded: those have to be decoded next, unless something
+        has ended the answer, which is `reason` then."""
+        self._prompted = self._prompted or self._clock()
+        self.pending = []
+        for token in self._next_tokens():
+            if self._engine.is_end(token.id):
+                self.reason = END_OF_TEXT
+                return
+            self._first = self._first or self._clock()
+            self.pending.append(token.id)
+            self._n_generated += 1
+            self.text += token.text
+            self.thinking += token.thinking
+            yield token
+            if self._text.stopped:
+                self.reason = END_OF_TEXT
+                return
+            if self._n_generated == self._limits.max_tokens:
+                self.reason = LENGTH
+                return
+        if self._grammar is not None and self._grammar.is_stopped():
+            self.reason = GRAMMAR
 
     def _next_tokens(self) -> Iterator[Token]:
         """The sampled token, then those the grammar forces after it, to be decoded as one batch."""
@@ -225,21 +235,23 @@ class Generation:
         what closes an answer that a limit cut off."""
         return self._rest
 
-    def _finish(self, reason: str, started: float, prompted: float, first: float | None) -> None:
+    def finish(self, reason: str) -> None:
+        """Nothing more will be drawn: close what can be closed, and tell what it took."""
         ended = self._clock()
         closing = self._closing(reason)
         thought, answer = self._split.flush() if self._split is not None else (b"", b"")
         self.thinking += self._thought.flush(thought)
         self._rest = "" if self._text.stopped else self._text.flush(answer + (closing or b""))
         self.text += self._rest
+        first = self._first
         self.stats = Stats(
             finish_reason=reason,
-            prompt_tokens=len(self._prompt),
+            prompt_tokens=self._n_prompt,
             generated_tokens=self._n_generated,
             forced_tokens=self._n_forced,
             complete=self._is_whole(closing),
-            prompt_s=prompted - started,
-            ttft_s=first - started if first is not None else None,
+            prompt_s=(self._prompted or self._started) - self._started,
+            ttft_s=first - self._started if first is not None else None,
             decode_s=ended - first if first is not None else 0.0,
             # A character that was cut in two is told as the model's.
             closing=closing.decode("utf-8", "ignore") if closing else "",
