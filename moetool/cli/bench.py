@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from moetool.cli.options import (
-    BatchOpt,
+    BatchSizeOpt,
     ContextOpt,
     CpuMoeOpt,
     DeviceOpt,
@@ -23,7 +23,7 @@ from moetool.cli.options import (
     RpcOpt,
     SplitOpt,
     ThreadsOpt,
-    UbatchOpt,
+    UbatchSizeOpt,
     VramOpt,
 )
 from moetool.errors import UsageError
@@ -58,8 +58,8 @@ def bench(
     override_tensor: OverrideOpt = None,
     tensor_split: SplitOpt = None,
     device: DeviceOpt = None,
-    batch: BatchOpt = None,
-    ubatch: UbatchOpt = None,
+    batch_size: BatchSizeOpt = None,
+    ubatch_size: UbatchSizeOpt = None,
     experts: ExpertsOpt = None,
     rpc: RpcOpt = None,
     vram: VramOpt = None,
@@ -91,8 +91,8 @@ def bench(
         override_tensor=override_tensor,
         tensor_split=tensor_split,
         device=device,
-        batch=batch,
-        ubatch=ubatch,
+        batch_size=batch_size,
+        ubatch_size=ubatch_size,
         experts=experts,
         vram=vram,
         ram=ram,

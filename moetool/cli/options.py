@@ -63,9 +63,11 @@ SplitOpt = Annotated[
 DeviceOpt = Annotated[
     str | None, typer.Option("--device", "-dev", metavar="NAME,…", help="Offload to these, or to none.")
 ]
-BatchOpt = Annotated[int | None, typer.Option("--batch", "-b", min=1, help="Tokens of a prompt at a time.")]
-UbatchOpt = Annotated[
-    int | None, typer.Option("--ubatch", "-ub", min=1, help="… of which so many are computed at once.")
+BatchSizeOpt = Annotated[
+    int | None, typer.Option("--batch-size", "-b", min=1, help="Tokens of a prompt at a time.")
+]
+UbatchSizeOpt = Annotated[
+    int | None, typer.Option("--ubatch-size", "-ub", min=1, help="… of which so many are computed at once.")
 ]
 VramOpt = Annotated[
     str | None,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from moetool.cli.options import (
-    BatchOpt,
+    BatchSizeOpt,
     ContextOpt,
     CpuMoeOpt,
     DeviceOpt,
@@ -27,7 +27,7 @@ from moetool.cli.options import (
     RpcOpt,
     SplitOpt,
     ThreadsOpt,
-    UbatchOpt,
+    UbatchSizeOpt,
     VramOpt,
 )
 from moetool.errors import UsageError
@@ -56,8 +56,8 @@ def plan(
     override_tensor: OverrideOpt = None,
     tensor_split: SplitOpt = None,
     device: DeviceOpt = None,
-    batch: BatchOpt = None,
-    ubatch: UbatchOpt = None,
+    batch_size: BatchSizeOpt = None,
+    ubatch_size: UbatchSizeOpt = None,
     experts: ExpertsOpt = None,
     rpc: RpcOpt = None,
     vram: VramOpt = None,
@@ -101,8 +101,8 @@ def plan(
         override_tensor=override_tensor,
         tensor_split=tensor_split,
         device=device,
-        batch=batch,
-        ubatch=ubatch,
+        batch_size=batch_size,
+        ubatch_size=ubatch_size,
         experts=experts,
         vram=vram,
         ram=ram,

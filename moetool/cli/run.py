@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moetool.cli.options import (
-    BatchOpt,
+    BatchSizeOpt,
     ContextOpt,
     CpuMoeOpt,
     DeviceOpt,
@@ -25,7 +25,7 @@ from moetool.cli.options import (
     RpcOpt,
     SplitOpt,
     ThreadsOpt,
-    UbatchOpt,
+    UbatchSizeOpt,
     VramOpt,
 )
 from moetool.cli.think import Think
@@ -103,8 +103,8 @@ def run(
     override_tensor: OverrideOpt = None,
     tensor_split: SplitOpt = None,
     device: DeviceOpt = None,
-    batch: BatchOpt = None,
-    ubatch: UbatchOpt = None,
+    batch_size: BatchSizeOpt = None,
+    ubatch_size: UbatchSizeOpt = None,
     experts: ExpertsOpt = None,
     rpc: RpcOpt = None,
     vram: VramOpt = None,
@@ -157,8 +157,8 @@ def run(
         override_tensor=override_tensor,
         tensor_split=tensor_split,
         device=device,
-        batch=batch,
-        ubatch=ubatch,
+        batch_size=batch_size,
+        ubatch_size=ubatch_size,
         experts=experts,
         vram=vram,
         ram=ram,

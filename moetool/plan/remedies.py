@@ -47,7 +47,7 @@ def _less_fixed(plan: Plan) -> Iterator[Reason]:
         "--ram": (wishes.ram_bytes is not None, replace(wishes, ram_bytes=None)),
         "--reserve": (wishes.reserve_bytes is not None, replace(wishes, reserve_bytes=None)),
         "--draft": (wishes.draft is not None, replace(wishes, draft=None)),
-        "--ubatch": (wishes.n_ubatch is not None, replace(wishes, n_ubatch=None)),
+        "--ubatch-size": (wishes.n_ubatch is not None, replace(wishes, n_ubatch=None)),
     }
     for flag, (is_set, without) in freed.items():
         if is_set and _fits(plan, without):
