@@ -29,7 +29,7 @@ class Cache(Protocol):
 
     @property
     def tokens(self) -> list[int]: ...
-    def rewind(self, n_past: int) -> bool: ...
+    def rewind(self, n_past: int) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ def keep_prefix(engine: Cache, tokens: Sequence[int]) -> list[int]:
         if seen != wanted:
             break
         shared += 1
-    if shared < len(engine.tokens) and not engine.rewind(shared):
-        shared = 0
+    if shared < len(engine.tokens):
+        shared = engine.rewind(shared)
     return list(tokens[shared:])
 
 

@@ -24,9 +24,9 @@ class NotingRunner:
     def synchronize(self) -> None:
         pass
 
-    def rewind(self, n_past: int) -> bool:
+    def rewind(self, n_past: int) -> int:
         self.calls.append("clear")
-        return True
+        return 0
 
 
 def test_a_prompt_is_one_batch_into_an_empty_cache_and_the_first_run_does_not_count() -> None:

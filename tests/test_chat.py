@@ -38,10 +38,16 @@ def test_a_chat_with_its_commands(tmp_path: Path) -> None:
         assert PARIS in chat.ask("What is the capital of France?")
         stats = chat.ask("/stats")
         assert "1 exchange" in stats
+        n_read = int(stats.partition("; ")[2].split()[0])
         assert "of 1024 tokens" in stats
         assert "MiB taken (predicted" in stats
         assert PARIS in chat.ask("/regen")
-        assert "1 exchange;" in chat.ask("/stats")
+        # The prompt was still there, all but the token that is drawn from.
+        assert f"1 exchange; {n_read + 1} tokens read" in chat.ask("/stats")
+        chat.ask("What is the capital of France?")
+        second = int(chat.ask("/stats").partition("2 exchanges; ")[2].split()[0]) - (n_read + 1)
+        assert n_read <= second <= n_read + 4  # the question, and the marks between the turns
+        chat.ask("/undo")
         assert "temperature" in chat.ask("/set")
         assert "it takes 0 to 1" in chat.ask("/set top-p 7")
         assert "max-tokens is 2" in chat.ask("/set max-tokens 2")

@@ -81,6 +81,8 @@ def _attempts(
             engine.use_sampling(replace(sampling, seed=seed))
             writer.forget()
         tokens = keep_prefix(engine, prompt.tokens)
+        if request.task.retries:
+            engine.memory.mark(len(prompt.tokens) - 1)
         grammar = matcher_for(engine, request.constraint)
         generation = make_generation(engine, prompt, tokens, request.limits, grammar)
         show = Show(writer, _thinking_writer(request))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from moetool.engine.library import Log, captured_log, library
 from moetool.engine.measured import BufferSize, parse_buffers
+from moetool.engine.memory import Memory
 from moetool.engine.parameters import Held, context_params, model_params
 from moetool.engine.sampling import make_chain
 from moetool.engine.vocabulary import Vocabulary
@@ -33,7 +34,7 @@ _DECODE_OK, _DECODE_NO_SLOT, _DECODE_ABORTED = 0, 1, 2
 class Engine:
     """One model, one context, one sequence. Everything is freed by `close`, also when loading fails half-way.
 
-    `tokens` are those in the KV cache. `is_cancelled` is asked during loads and decodes: when it says yes
+    `is_cancelled` is asked during loads and decodes: when it says yes
     they end with `Interrupted` (on the CPU within a graph node of a long batch, else after the batch).
     """
 
@@ -52,7 +53,6 @@ class Engine:
         self._is_cancelled = is_cancelled
         self._chain: Any = None
         self.settings = settings
-        self.tokens: list[int] = []
         started = time.perf_counter()
         try:
             with captured_log() as log:
@@ -63,6 +63,7 @@ class Engine:
             self.close()
             raise
         self.load_s = time.perf_counter() - started
+        self.memory = Memory(self._model, self._context)
         self.vocabulary = Vocabulary(self._lib.llama_model_get_vocab(self._model))
         # llama.cpp pads the context to 256 cells and cuts the batch to the context that was asked for; a
         # larger batch than its own aborts the process.
@@ -115,9 +116,14 @@ class Engine:
         return context
 
     @property
+    def tokens(self) -> list[int]:
+        """The tokens that the context remembers."""
+        return self.memory.tokens
+
+    @property
     def n_past(self) -> int:
-        """Tokens in the KV cache."""
-        return len(self.tokens)
+        """How many they are."""
+        return len(self.memory.tokens)
 
     @property
     def n_vocab(self) -> int:
@@ -136,6 +142,13 @@ class Engine:
                 f"{self.n_past + len(tokens)} tokens do not fit into a context of {self.n_ctx}",
                 "ask for a larger one with --ctx, or shorten the prompt",
             )
+        while n_first := self.memory.next_mark(len(tokens)):
+            self._decode_all(tokens[:n_first])
+            self.memory.make_checkpoint()
+            tokens = tokens[n_first:]
+        self._decode_all(tokens)
+
+    def _decode_all(self, tokens: Sequence[int]) -> None:
         if len(tokens) == 1:
             self._one[0] = tokens[0]
             self._submit(self._one_batch, tokens)
@@ -162,7 +175,7 @@ class Engine:
         if status == _DECODE_OK:
             self.tokens.extend(tokens)
         else:
-            # Parts of a batch that were computed stay in the cache: `tokens` and cache must not differ.
+            # Parts of a batch that were computed stay in memory: it must not differ from `tokens`.
             self.rewind(self.n_past)
         if status == _DECODE_ABORTED or self._is_cancelled():
             raise Interrupted("Interrupted")
@@ -177,16 +190,10 @@ class Engine:
         """Wait until what was decoded is computed; only timing needs it."""
         self._lib.llama_synchronize(self._context)
 
-    def rewind(self, n_past: int) -> bool:
-        """Forget everything after the first `n_past` tokens; False (and nothing kept) where the model's
-        memory cannot go back, as with recurrent states."""
-        memory = self._lib.llama_get_memory(self._context)
-        if self._lib.llama_memory_seq_rm(memory, 0, n_past, -1):
-            del self.tokens[n_past:]
-            return True
-        self._lib.llama_memory_clear(memory, True)
-        self.tokens.clear()
-        return False
+    def rewind(self, n_past: int) -> int:
+        """Forget everything after the first `n_past` tokens; returns how many are left, which is fewer where
+        the model's memory cannot go back so far (recurrent states, windows): see `Memory`."""
+        return self.memory.rewind(n_past)
 
     def piece(self, token: int) -> bytes:
         """The bytes a token adds to the text."""

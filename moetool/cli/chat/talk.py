@@ -70,6 +70,8 @@ class Talk:
         """
         prompt = self._prompt(asked)
         tokens = keep_prefix(self.engine, prompt.tokens)
+        # The next prompt may leave thinking out, or be this one again.
+        self.engine.memory.mark(len(prompt.tokens) - 1)
         grammar = matcher_for(self.engine, self._request.constraint)
         generation = make_generation(self.engine, prompt, tokens, self.knobs.limits, grammar)
         self._show(generation)

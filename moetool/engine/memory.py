@@ -1,0 +1,109 @@
+"""What a context remembers of its sequence: going back in it, and checkpoints where going back is impossible.
+
+A cache of keys and values can forget its last tokens. A recurrent state cannot: it is what it is after the
+last token. Layers that attend to a window keep only that window, and can go back only while nothing of an
+earlier one has been overwritten. For these a checkpoint copies what cannot be had again (llama.cpp's
+LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY: states and windows, without the caches that can go back themselves).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+from moetool.engine.library import library
+
+# Copies of recurrent states and windows, all of them together; the oldest make room for the latest. Larger
+# ones are not made: a plan counts on no more than its reserve.
+CHECKPOINT_BYTES = 256 << 20
+
+_PARTIAL = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY, llama.h
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """States and windows as they were after the first `n_tokens` tokens."""
+
+    n_tokens: int
+    data: Any
+
+
+class Memory:
+    """The memory of a context with one sequence. `tokens` are those it holds, at positions 0, 1, 2 …"""
+
+    def __init__(self, model: Any, context: Any) -> None:
+        self._lib = library()
+        self._context = context
+        self._memory = self._lib.llama_get_memory(context)
+        self._n_window = int(self._lib.llama_model_n_swa(model))
+        self._is_recurrent = bool(
+            self._lib.llama_model_is_recurrent(model) or self._lib.llama_model_is_hybrid(model)
+        )
+        self._checkpoints: list[_Checkpoint] = []
+        self._marks: set[int] = set()
+        self.tokens: list[int] = []
+
+    def rewind(self, n_past: int) -> int:
+        """Forget what came after the first `n_past` tokens; returns how many are left: fewer, or none, where
+        the memory cannot go back so far and no nearer checkpoint was made."""
+        n_past = min(n_past, len(self.tokens))
+        self._checkpoints = [point for point in self._checkpoints if point.n_tokens <= n_past]
+        if not self._go_back(n_past):
+            n_past = self._restore_checkpoint()
+        del self.tokens[n_past:]
+        return n_past
+
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    def mark(self, n_tokens: int) -> None:
+        """Make a checkpoint when there are so many tokens, if this memory needs checkpoints to go back."""
+        if self._is_recurrent or self._n_window:
+            self._marks.add(n_tokens)
+
+    def next_mark(self, n_more: int) -> int:
+        """How many of the next `n_more` tokens to decode before a checkpoint is due; 0: none is due."""
+        n_past = len(self.tokens)
+        due = [at - n_past for at in self._marks if 0 < at - n_past < n_more]
+        return min(due, default=0)
+
+    def make_checkpoint(self) -> None:
+        """Remember the present, so that `rewind` can come back to it."""
+        n_past = len(self.tokens)
+        self._marks.discard(n_past)
+        n_bytes = self._lib.llama_state_seq_get_size_ext(self._context, 0, _PARTIAL)
+        if not 0 < n_bytes <= CHECKPOINT_BYTES:
+            return
+        data = (ctypes.c_uint8 * n_bytes)()
+        if self._lib.llama_state_seq_get_data_ext(self._context, data, n_bytes, 0, _PARTIAL) != n_bytes:
+            return
+        kept = [point for point in self._checkpoints if point.n_tokens < n_past]
+        while kept and sum(len(point.data) for point in kept) + n_bytes > CHECKPOINT_BYTES:
+            kept.pop(0)
+        self._checkpoints = [*kept, _Checkpoint(n_past, data)]
+
+    # -- llama.cpp -------------------------------------------------------------------------------
+
+    def _go_back(self, n_past: int) -> bool:
+        """Remove all positions from `n_past` on; False where that is impossible, and then nothing is changed.
+
+        llama_memory_seq_rm refuses for recurrent states, but says yes for windows that have lost what stood
+        before `n_past` (llama_kv_cache_iswa::seq_rm): so the lowest position that is left is looked at first,
+        as llama-server does.
+        """
+        lowest = self._lib.llama_memory_seq_pos_min(self._memory, 0)
+        if self._n_window and n_past > 0 and lowest > max(0, n_past - self._n_window):
+            return False
+        return bool(self._lib.llama_memory_seq_rm(self._memory, 0, n_past, -1))
+
+    def _restore_checkpoint(self) -> int:
+        """Go back to the latest checkpoint; returns its number of tokens, 0 when all had to be forgotten."""
+        if self._checkpoints:
+            point = self._checkpoints[-1]
+            size = len(point.data)
+            read = self._lib.llama_state_seq_set_data_ext(self._context, point.data, size, 0, _PARTIAL)
+            if read == size and self._lib.llama_memory_seq_rm(self._memory, 0, point.n_tokens, -1):
+                return point.n_tokens
+        self._checkpoints.clear()
+        self._lib.llama_memory_clear(self._memory, True)
+        return 0

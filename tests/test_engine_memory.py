@@ -1,0 +1,112 @@
+"""What a context remembers, on models that keep windows or have states: rewinding, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from tiny_model import write_tiny_model
+
+from moetool.engine.model import Engine
+from moetool.prompt import keep_prefix
+from moetool.settings import Settings
+
+# llama.cpp keeps 256 cells of a window of 32: what is further back than that is lost.
+SETTINGS = Settings(n_ctx=512, n_batch=32, n_ubatch=32, n_threads=1)
+TEXT = np.random.default_rng(0).integers(5, 120, 420).tolist()
+OTHER = np.random.default_rng(9).integers(5, 120, 40).tolist()
+
+
+@pytest.fixture(scope="module", params=["window", "states"])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    path = tmp_path_factory.mktemp("tiny") / f"{request.param}.gguf"
+    name = {"window": "olmo2-dense", "states": "nemotron_h-dense"}[request.param]
+    arch = write_tiny_model(path, name)
+    with Engine([path], SETTINGS, arch) as loaded:
+        yield loaded
+
+
+def has_states(engine: Engine) -> bool:
+    return any(buffer.holds == "state" for buffer in engine.buffers)
+
+
+def fresh_logits(engine: Engine, tokens: list[int]) -> np.ndarray:
+    engine.rewind(0)
+    engine.decode(tokens)
+    return engine.logits().copy()
+
+
+def agree(ours: np.ndarray, expected: np.ndarray) -> bool:
+    """Equal but for the rounding of batches cut elsewhere; a lost window is off by a hundred times that."""
+    return float(np.abs(ours - expected).max()) < 0.01 * float(np.abs(expected).max())
+
+
+def test_a_rewind_that_is_impossible_forgets_everything(engine: Engine) -> None:
+    expected = fresh_logits(engine, TEXT[:100] + OTHER)
+    fresh_logits(engine, TEXT)
+    assert engine.rewind(100) == len(engine.tokens) == 0
+    engine.decode(TEXT[:100] + OTHER)
+    assert agree(engine.logits(), expected)
+    # The measure is no matter of chance: a few other words, further back than a window, are not the same.
+    assert not agree(expected, fresh_logits(engine, [*TEXT[:60], *OTHER, *OTHER, *OTHER]))
+
+
+def test_a_few_tokens_can_be_taken_back_where_windows_are_kept(engine: Engine) -> None:
+    expected = fresh_logits(engine, TEXT[:410] + OTHER)
+    fresh_logits(engine, TEXT)
+    left = engine.rewind(410)
+    assert left == (0 if has_states(engine) else 410)
+    engine.decode((TEXT[:410] + OTHER)[left:])
+    assert agree(engine.logits(), expected)
+
+
+def test_the_latest_checkpoint_before_is_come_back_to(engine: Engine) -> None:
+    expected = fresh_logits(engine, TEXT[:120] + OTHER)
+    engine.rewind(0)
+    for at in (50, 110, 200):
+        engine.memory.mark(at)
+    engine.decode(TEXT[:150])
+    engine.decode(TEXT[150:])
+    for shared, nearest in ((120, 110), (120, 110), (60, 50), (40, 0)):
+        left = engine.rewind(shared)
+        assert left == nearest if has_states(engine) else nearest <= left <= shared
+        engine.decode((TEXT[:120] + OTHER)[left:])
+        assert agree(engine.logits(), expected)
+
+
+def test_the_second_turn_of_a_chat_reads_what_is_new(engine: Engine) -> None:
+    """After a first prompt and its answer: the next prompt; one whose history leaves the answer's thinking
+    out; and the first prompt again."""
+    first, answer = TEXT[:100], TEXT[100:]
+    thought_left_out = [*first, *answer[300:], *OTHER]
+    for prompt, n_new in (
+        ([*first, *answer, *OTHER], len(OTHER)),
+        (thought_left_out, len(thought_left_out) - len(first) + 1),
+        (first, 1),
+    ):
+        engine.rewind(0)
+        assert keep_prefix(engine, first) == first
+        engine.memory.mark(len(first) - 1)
+        engine.decode(first)
+        for token in answer:
+            engine.decode([token])
+        new = keep_prefix(engine, prompt)
+        assert len(new) == n_new
+        engine.decode(new)
+        assert agree(engine.logits(), fresh_logits(engine, prompt))
+
+
+def test_checkpoints_take_no_more_room_than_they_may(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def left_after(room: int) -> int:
+        monkeypatch.setattr("moetool.engine.memory.CHECKPOINT_BYTES", room)
+        engine.rewind(0)
+        for at in (50, 60, 70):
+            engine.memory.mark(at)
+        engine.decode(TEXT)
+        left = engine.rewind(65)
+        engine.rewind(0)
+        return left
+
+    assert left_after(1 << 30) == 60
+    assert left_after(1) == 0
