@@ -145,6 +145,8 @@ def prompt_features(row: Row) -> Array:
     per_byte = row.load.n_prompt / bandwidth_of(lane)
     line = found[KINDS.index(lane.kind)]
     for read in share.reads:
+        if read.last_only:
+            continue
         line[1 if read.routed else 0] += 2 * read.n_weights * per_byte
     line[2] = attention_flops(share.caches, row.load.depth + row.load.n_prompt / 2) * per_byte
     return found.ravel()
@@ -155,10 +157,12 @@ def prompt_offset(row: Row, constants: Constants) -> float:
     (share,), lane = row.work.devices, row.lanes[0]
     kernels = constants.of(lane.kind)
     n_tokens = min(row.load.n_prompt, row.load.n_ubatch)
-    batch_s = sum(touched_bytes(read, n_tokens) for read in share.reads) / bandwidth_of(lane)
+    touched = (touched_bytes(read, n_tokens) for read in share.reads if not read.last_only)
+    batch_s = sum(touched) / bandwidth_of(lane)
     batch_s += share.n_layers * kernels.layer_s + share.n_moe * kernels.moe_layer_s
     batch_s += share.n_recurrent * kernels.recurrent_layer_s
-    return batch_s * row.load.n_prompt / n_tokens
+    last_s = sum(read.n_bytes for read in share.reads if read.last_only) / bandwidth_of(lane)
+    return batch_s * row.load.n_prompt / n_tokens + last_s
 
 
 def prompt_coefficients(logs: Array) -> Array:

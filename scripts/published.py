@@ -668,7 +668,7 @@ def _share(shape: Shape, file: File, device: str, part: Part, kv_bytes: float) -
 def _reads(shape: Shape, file: File, part: Part) -> Iterator[Read]:
     yield _read(file.always, shape.always * part.blocks)
     if part.output:
-        yield _read(file.output, shape.output)
+        yield replace(_read(file.output, shape.output), last_only=True)
     if shape.routed and part.experts:
         yield _read(file.experts, shape.routed * part.experts, shape.used / shape.experts)
 

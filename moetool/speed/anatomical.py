@@ -14,6 +14,8 @@ from moetool.speed.work import Cache, DeviceWork, Read, Work
 
 # Roles that no text token multiplies with: looked up, for drafting, for images.
 _UNUSED = frozenset({"mtp", "vision"})
+_FEED_FORWARD = frozenset({"router", "routed experts", "shared experts", "dense ffn"})
+_Kind = tuple[str, str, bool, bool]  # device, type, routed, last_only
 _CPU = "CPU"  # llama.cpp's name of the device whose memory is the RAM
 _STATE_VALUE_BYTES = 4  # states are F32 whatever the type of the cache
 
@@ -67,21 +69,23 @@ def _device_work(
 
 def _reads_by_device(anatomy: Anatomy, settings: Settings, where: Where) -> dict[str, tuple[Read, ...]]:
     """Reads of one type and kind on one device, added up."""
-    n_weights: Counter[tuple[str, str, bool]] = Counter()
-    used_bytes: Counter[tuple[str, str, bool]] = Counter()
-    held_bytes: Counter[tuple[str, str, bool]] = Counter()
+    n_weights: Counter[_Kind] = Counter()
+    used_bytes: Counter[_Kind] = Counter()
+    held_bytes: Counter[_Kind] = Counter()
     shares = _used_shares(anatomy, settings)
+    last = max((layer.index for layer in anatomy.layers if not layer.mtp), default=-1)
     for tensor in _multiplied(anatomy):
         routed = tensor.role == "routed experts"
         share = shares.get(tensor.layer, 0.0) if routed else 1.0
-        key = (where.tensors[tensor.info.name], tensor.info.type.name, routed)
+        last_only = tensor.role in _FEED_FORWARD if tensor.layer == last else tensor.layer is None
+        key = (where.tensors[tensor.info.name], tensor.info.type.name, routed, last_only)
         n_weights[key] += tensor.info.n_elements * share  # type: ignore[assignment]
         used_bytes[key] += tensor.info.n_bytes * share  # type: ignore[assignment]
         held_bytes[key] += tensor.info.n_bytes
     found = defaultdict(list)
-    for device, quant, routed in sorted(held_bytes):
-        key = (device, quant, routed)
-        found[device].append(Read(quant, n_weights[key], used_bytes[key], held_bytes[key], routed))
+    for key in sorted(held_bytes):
+        device, quant, routed, last_only = key
+        found[device].append(Read(quant, n_weights[key], used_bytes[key], held_bytes[key], routed, last_only))
     return {device: tuple(reads) for device, reads in found.items()}
 
 

@@ -134,6 +134,9 @@ def prompt_s(work: Work, lanes: Mapping[str, Lane], load: Load, constants: Const
         lane = lanes[share.device]
         kernels = constants.of(lane.kind)
         for read in share.reads:
+            if read.last_only:
+                seconds += _batch_s(read, lane, None, 1, constants)
+                continue
             copied = helper if read.routed and share.device == _CPU else None
             seconds += n_batches * _batch_s(read, lane, copied, n_tokens, constants)
         seconds += n_batches * (_layers_s(share, kernels) + _link_s(share, lane, n_tokens))

@@ -13,7 +13,9 @@ class Read:
     """Weights of one ggml type that a device reads to decode one token.
 
     `n_weights` and `n_bytes` are what one token uses; `held_bytes` what lies there, which is more only
-    for routed experts (`routed`): a prompt's many tokens touch nearly all of them.
+    for routed experts (`routed`): a prompt's many tokens touch nearly all of them. `last_only` are the
+    weights that only tokens whose logits are wanted meet, of a prompt its last one: the output matrix and
+    the last layer's feed-forward (build_inp_out_ids, src/llama-graph.cpp).
     """
 
     quant: str
@@ -21,6 +23,7 @@ class Read:
     n_bytes: float
     held_bytes: float
     routed: bool = False
+    last_only: bool = False
 
 
 @dataclass(frozen=True)
