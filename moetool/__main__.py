@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
@@ -10,9 +11,12 @@ def main() -> None:
     try:
         from moetool.cli.boundary import run_command_line
 
-        sys.exit(run_command_line(sys.argv[1:]))
+        code = run_command_line(sys.argv[1:])
     except KeyboardInterrupt:  # while Python was still importing, or a second one while we were leaving
-        sys.exit(130)
+        code = 130
+    # Nothing is left to tidy up: from here on Ctrl-C ends the process without a traceback of Python's.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

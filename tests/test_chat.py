@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -164,19 +168,42 @@ def test_typed_lines_are_kept_but_not_all_and_not_the_damaged(tmp_path: Path) ->
     keep_line(Path("/dev/full/none"), "nowhere to go")
 
 
-def test_ctrl_c_asks_then_insists_and_raises_only_at_a_prompt() -> None:
+def test_ctrl_c_is_counted_and_raises_only_at_a_prompt() -> None:
     with CtrlC() as ctrl_c:
         assert not ctrl_c.pressed()
         signal.raise_signal(signal.SIGINT)
-        assert (ctrl_c.pressed(), ctrl_c.insisted()) == (True, False)
+        assert ctrl_c.pressed()
         signal.raise_signal(signal.SIGINT)
-        assert ctrl_c.insisted()
-        ctrl_c.forget()
+        assert ctrl_c.take() == 2
         assert not ctrl_c.pressed()
         with pytest.raises(KeyboardInterrupt), ctrl_c.raising():
             signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
-        assert (ctrl_c.pressed(), ctrl_c.insisted()) == (True, False)
+        assert ctrl_c.take() == 2
+
+
+def test_ctrl_c_before_a_prompt_is_not_lost_there() -> None:
+    with CtrlC() as ctrl_c:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt), ctrl_c.raising():
+            pytest.fail("the prompt was shown")
+        assert ctrl_c.take() == 1
+        with ctrl_c.raising():
+            pass
+
+
+def test_presses_within_one_step_of_the_engine_all_count() -> None:
+    def press_twice() -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    with CtrlC() as ctrl_c:
+        person = threading.Thread(target=press_twice)
+        person.start()
+        while person.is_alive():  # a long call into C: Python looks for signals after it
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 100_000)
+        assert ctrl_c.take() == 2
 
 
 # -- conversations -----------------------------------------------------------------------------------

@@ -54,23 +54,22 @@ class Lines:
             return None
         except KeyboardInterrupt:
             notice("")
-            self._on_ctrl_c()
+            self._on_ctrl_c(self._ctrl_c.take())
             return ""
-        finally:
-            self._ctrl_c.forget()
         if message:
             self._n_pressed = 0
             self._remember(message)
         return message
 
-    def _on_ctrl_c(self) -> None:
+    def _on_ctrl_c(self, n_pressed: int) -> None:
+        # The first one took back what was typed.
         if readline.get_line_buffer():
-            self._n_pressed = 0
-            return
-        self._n_pressed += 1
+            self._n_pressed, n_pressed = 0, n_pressed - 1
+        self._n_pressed += n_pressed
         if self._n_pressed > 1:
             raise Left
-        notice("(Ctrl-C again, or Ctrl-D, leaves)")
+        if n_pressed:
+            notice("(Ctrl-C again, or Ctrl-D, leaves)")
 
     def _remember(self, message: str) -> None:
         n_kept = readline.get_current_history_length()

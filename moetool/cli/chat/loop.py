@@ -35,9 +35,9 @@ def chat(
 def _until_left(talk: Talk, lines: Lines) -> None:
     while (line := lines.read()) is not None and line not in QUIT:
         if line and _do(talk, line):
+            if talk.n_presses() > 1:
+                raise Left
             lines.answer_was_stopped()
-        if talk.insisted():
-            raise Left
 
 
 def _do(talk: Talk, line: str) -> bool:

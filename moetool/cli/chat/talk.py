@@ -82,9 +82,9 @@ class Talk:
         self._account(stats)
         return stats.finish_reason == INTERRUPTED
 
-    def insisted(self) -> bool:
-        """Was Ctrl-C pressed again while an answer was being stopped?"""
-        return self._ctrl_c.insisted()
+    def n_presses(self) -> int:
+        """How often Ctrl-C was pressed while an answer was being stopped; asking forgets it."""
+        return self._ctrl_c.take()
 
     def _prompt(self, asked: Conversation) -> Prompt:
         vocabulary = self.engine.vocabulary
