@@ -33,6 +33,8 @@ CLOSING_BYTES = 1024
 class Split(Protocol):
     """What a generation needs to tell thinking from the answer: bytes of the one and of the other."""
 
+    @property
+    def ended(self) -> bool: ...
     def add(self, token: int, text: bytes) -> tuple[bytes, bytes]: ...
     def flush(self) -> tuple[bytes, bytes]: ...
 
@@ -186,7 +188,7 @@ class Generation:
             self.text += token.text
             self.thinking += token.thinking
             yield token
-            if self._text.stopped:
+            if self._text.stopped or (self._split is not None and self._split.ended):
                 self.reason = END_OF_TEXT
                 return
             if self._n_generated == self._limits.max_tokens:

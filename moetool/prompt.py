@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from moetool.errors import TemplateError
 from moetool.template import Piece, render_pieces
-from moetool.thinking import Markers, find_markers
+from moetool.thinking import Markers, find_markers, thinking_switches
 
 
 class Tokenizer(Protocol):
@@ -67,12 +68,11 @@ def chat_prompt(
         "bos_token": _spelled(vocabulary, vocabulary.bos),
         "eos_token": _spelled(vocabulary, vocabulary.eos),
     }
-    # Both names are in use; a template that knows neither ignores them.
-    wished = {} if think is None else {"enable_thinking": think, "thinking": think}
-    pieces = _rendered(template, messages, {**special, **wished})
     markers = find_markers(template)
+    wished = {} if think is None else thinking_switches(markers, think)
+    pieces = _rendered(template, messages, {**special, **wished})
     if markers is not None and think is False:
-        other = _rendered(template, messages, {**special, "enable_thinking": True, "thinking": True})
+        other = _rendered(template, messages, {**special, **thinking_switches(markers, True)})
         pieces = [*pieces, *_closed(pieces, markers, heeds_the_wish=pieces != other)]
         markers = None
     is_open = markers is not None and _ends_with(pieces, markers.start)
@@ -86,17 +86,26 @@ def chat_tokens(vocabulary: Tokenizer, template: str, messages: Sequence[Message
 
 
 def _rendered(template: str, messages: Sequence[Message], variables: Mapping[str, Any]) -> list[Piece]:
-    """The prompt's pieces; a system message that the template refuses or drops goes into the first message
-    of the user."""
-    try:
-        pieces = list(render_pieces(template, _values(messages), **variables))
-    except TemplateError:
-        if not _has_system(messages):
-            raise
-        return list(render_pieces(template, _values(_without_system(messages)), **variables))
-    if _has_system(messages) and messages[0].content.strip() not in "".join(p.text for p in pieces):
-        return list(render_pieces(template, _values(_without_system(messages)), **variables))
-    return pieces
+    """The prompt's pieces, as the Hub's libraries render them. Where that fails, a template that needs tools
+    gets none of them, and a system message that is refused or dropped goes into the user's first message."""
+    ways = [messages, _without_system(messages)] if _has_system(messages) else [messages]
+    refused: list[TemplateError] = []
+    for way in ways:
+        for extra in ({}, _no_tools()):
+            try:
+                pieces = list(render_pieces(template, _values(way), **variables, **extra))
+            except TemplateError as error:
+                refused.append(error)
+                continue
+            if way is ways[-1] or messages[0].content.strip() in "".join(p.text for p in pieces):
+                return pieces
+    raise refused[0]
+
+
+def _no_tools() -> dict[str, Any]:
+    """What templates ask for that were written for chats with tools: lists of none, and the time."""
+    now = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
+    return {"tools": [], "documents": [], "functions": "[]", "datetime": now}
 
 
 def _has_system(messages: Sequence[Message]) -> bool:

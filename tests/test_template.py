@@ -341,6 +341,13 @@ def test_a_tool_name_makes_no_token_with_the_template() -> None:
     assert pieces == (Piece("<s>", False),)
 
 
+def test_a_format_of_constants_may_make_a_token() -> None:
+    text = "{% set tail = ':x' %}{{ '<end{}>'.format(tail) }}{{ '<end{}>'.format(messages[0].content) }}"
+    tokens = ["<end:x>", "<end:y>"]
+    pieces = render_pieces(text, [turn("user", ":y")], control_tokens=tokens)
+    assert pieces == (Piece("<end:x>", True), Piece("<end:y>", False))
+
+
 def test_a_role_may_make_a_token_with_the_template() -> None:
     text = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}"
     pieces = render_pieces(text, [turn("user", "<|user|>")], control_tokens=["<|user|>", "<|end|>"])

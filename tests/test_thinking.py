@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,6 @@ from moetool.prompt import Message, Prompt, chat_prompt
 from moetool.thinking import AfterThinking, Markers, Splitter, find_markers
 
 TAGS = find_markers("</think>")
-CHANNELS = find_markers("<|channel|>analysis")
 
 
 def split(
@@ -72,21 +72,65 @@ def test_thinking_and_answer(pieces: list[str], is_open: bool, expected: tuple[s
     assert split(TAGS, pieces, is_open=is_open) == expected
 
 
-CONTROL = ("<|channel|>", "<|message|>", "<|end|>", "<|start|>")
+def tokens_of(output: str) -> list[str]:
+    """Control tokens, and words between them."""
+    return [part for part in re.split(r"(<[^<> ]+>|\[[A-Z ]+\]|(?<=\s))", output) if part]
+
+
+HARMONY = "<|channel|>analysis<|message|>"
+KIMI = "{{ open_tag('think' if thinking else 'response') }}"
+SOLAR = "<|begin|>assistant<|think|>"
+SELF = "<|start|>assistant to=self<|message|>"
+M3 = "<mm:think></mm:think>"
+HY3 = "{% set HYTK = ':opensource' %}{{ '<think{}>'.format(HYTK) }}"
+APRIEL = "Here are my reasoning steps:\n"
+COHERE = "<|START_THINKING|><|END_THINKING|><|START_TEXT|>"
 
 
 @pytest.mark.parametrize(
-    ("pieces", "expected"),
+    ("template", "output", "expected"),
     [
-        (["<|channel|>", "analysis", "<|message|>", "a", "<|end|>", "<|start|>", "assistant", "<|channel|>",
-          "final", "<|message|>", "b"], ("aassistant", "b")),
-        (["<|channel|>", "final", "<|message|>", "b"], ("", "b")),
+        (HARMONY, "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b",
+         ("a", "b")),
+        (HARMONY, "<|channel|>final<|message|>b", ("", "b")),
+        (KIMI, "<|open|>think<|sep|>a b<|close|>think<|sep|><|open|>response<|sep|>c<|close|>response<|sep|>",
+         ("a b", "c")),
+        (KIMI, "<|open|>response<|sep|>c<|close|>response<|sep|><|close|>message<|sep|>", ("", "c")),
+        (SOLAR, "<|think|>a b<|end|><|begin|>assistant<|content|>c d<|end|><|begin|>user", ("a b", "c d")),
+        (SOLAR, "<|content|>c<|end|>", ("", "c")),
+        (SELF, " to=self<|message|>a<|eom|><|start|>assistant to=user<|message|>b<|eom|>x", ("a", "b")),
+        (SELF, " to=user<|message|>b", ("", "b")),
+        (M3, "<mm:think>a</mm:think>b", ("a", "b")),
+        (M3, "</mm:think>b", ("", "b")),
+        (HY3, "<think:opensource>a</think:opensource>b", ("a", "b")),
+        (APRIEL, "Here are my reasoning steps:\na\n[BEGIN FINAL RESPONSE]\nb", ("a\n", "b")),
+        (COHERE, "<|START_THINKING|>a<|END_THINKING|><|START_TEXT|>b<|END_TEXT|>", ("a", "b")),
+        ("<|inner_prefix|>", "<|inner_prefix|>a<|inner_suffix|>b", ("a", "b")),
     ],
 )  # fmt: skip
-def test_channels_are_told_by_control_tokens_that_are_not_shown(
-    pieces: list[str], expected: tuple[str, str]
-) -> None:
-    assert split(CHANNELS, pieces, control=CONTROL) == expected
+def test_formats(template: str, output: str, expected: tuple[str, str]) -> None:
+    pieces = tokens_of(output)
+    assert split(find_markers(template), pieces, control=[p for p in pieces if p[0] in "<"]) == expected
+    # The same where a vocabulary has no such control tokens, up to the letters of those that mean nothing.
+    thinking, answer = split(find_markers(template), list(output))
+    assert (thinking, re.sub(r"<[^<> ]+>", "", answer)) == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "output", "limit"),
+    [(KIMI, "<|close|>response<|sep|>", 1), (SOLAR, "<|end|><|begin|>", 1), (SELF, "<|eom|>", 1)],
+)
+def test_an_answer_ends_where_its_format_closes_it(template: str, output: str, limit: int) -> None:
+    markers = find_markers(template)
+    assert markers is not None
+    pieces = [p.encode() for p in tokens_of(markers.direct + "b" + output)]
+    engine = ScriptedEngine(list(range(len(pieces))), pieces)
+    generation = Generation(engine, [7], Limits(), split=Splitter(markers, pieces.__getitem__))
+    list(generation)
+    assert generation.stats is not None
+    assert generation.stats.finish_reason == "stop"
+    assert generation.text.endswith("b")
+    assert generation.stats.generated_tokens == pieces.index(b"b") + 1 + limit
 
 
 @given(st.text(alphabet="ab<>/think \n🙂", max_size=12), st.text(alphabet="xy </k\n", max_size=12), st.data())
@@ -140,6 +184,38 @@ def test_without_thinking_the_grammar_begins_at_once() -> None:
     assert think_and_answer([LEFT])[:2] == ("", "{}")
 
 
+LEADING = [b"<|START_THINKING|>", b"<|END_THINKING|>", b"<|START_TEXT|>", b"\n", b"{", b"}"]
+OPEN, SHUT, LEAD, BLANK, BEGIN, FINISH = range(len(LEADING))
+
+
+@pytest.mark.parametrize("script", [[OPEN, SHUT, LEAD, BLANK, BEGIN], [OPEN, SHUT, LEAD, BEGIN], [BEGIN]])
+def test_what_leads_to_an_answer_is_no_part_of_it(script: list[int]) -> None:
+    markers = find_markers(COHERE)
+    assert markers is not None
+    grammar = ScriptedGrammar({BEGIN: (FINISH,)}, last=FINISH, refused=(OPEN, SHUT, LEAD, BLANK))
+    after = AfterThinking(grammar, Splitter(markers, LEADING.__getitem__), LEADING.__getitem__)
+    for token in script:
+        assert after.accepts(token)
+        after.commit(token)
+        assert token == OPEN or after.accepts(LEAD) == (token == SHUT)
+    assert grammar.seen == [BEGIN]
+
+
+def test_a_whole_answer_may_be_closed_as_its_format_does() -> None:
+    markers = find_markers(KIMI)
+    assert markers is not None
+    pieces = [b"<|open|>response<|sep|>", b"{", b"}", b"<|close|>"]
+    grammar = ScriptedGrammar({}, last=2, refused=(0, 3))
+    after = AfterThinking(grammar, Splitter(markers, pieces.__getitem__), pieces.__getitem__)
+    accepted = []
+    for token in (0, 1, 2):
+        accepted.append(after.accepts(3))
+        after.commit(token)
+    assert (accepted, after.accepts(3)) == ([False, False, False], True)
+    after.commit(3)
+    assert grammar.seen == [1, 2]
+
+
 def test_only_one_token_of_white_space_is_free() -> None:
     engine_ran_dry = think_and_answer([THINK, CLOSE, SPACE, LEFT])
     assert engine_ran_dry[1] == "{}"
@@ -187,6 +263,11 @@ class LetterVocabulary:
         return chr(token).encode()
 
 
+HY3_EFFORT = (
+    "{% set HYTK = ':opensource' %}{{ '<think{}>'.format(HYTK) }}"
+    "{{ '</think{}>'.format(HYTK) if reasoning_effort | default('no_think') == 'no_think' }}"
+)
+HY3_CLOSED = "<think:opensource></think:opensource>"
 TURNS = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
 
 
@@ -204,9 +285,14 @@ def prompt(template: str, think: bool | None = None, *messages: Message) -> tupl
         (TURNS + "{% if not thinking %}</think>{% else %}<think>{% endif %}", "</think>", "</think>"),
         (TURNS + "{% if enable_thinking %}<think>{% endif %}", "", ""),
         (TURNS + "{# <|channel|>analysis #}", "", "<|channel|>final<|message|>"),
+        (TURNS + "{% if false %}assistant<|think|>{% endif %}", "",
+         "<|think|><|end|><|begin|>assistant<|content|>"),
+        (TURNS + HY3_EFFORT, HY3_CLOSED, HY3_CLOSED),
+        (TURNS + "{{ '</mm:think>' if thinking_mode == 'disabled' }}", "", "</mm:think>"),
+        (TURNS + "{{ '" + APRIEL + "' }}", APRIEL, APRIEL + "\n[BEGIN FINAL RESPONSE]\n\n"),
         (TURNS, "", ""),
     ],
-)
+)  # fmt: skip
 def test_thinking_can_be_left_out(template: str, asked: str, off: str) -> None:
     assert prompt(template)[0] == asked
     text, without = prompt(template, False)
@@ -217,6 +303,7 @@ def test_thinking_can_be_left_out(template: str, asked: str, off: str) -> None:
 def test_the_prompt_says_whether_the_block_is_open() -> None:
     assert prompt(TURNS + "<think>\n")[1].is_thinking
     assert prompt(TURNS + "{% if thinking %}<think>{% endif %}", True)[1].is_thinking
+    assert prompt(TURNS + HY3_EFFORT, True)[1].is_thinking
     assert not prompt(TURNS + "{# <think> #}")[1].is_thinking
     assert prompt(TURNS + "<think></think>")[1].markers is None
     # What a user writes opens nothing.

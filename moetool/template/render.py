@@ -79,8 +79,9 @@ def render_pieces(
 
 
 def _can_write(token: str, sources: Sequence[str], roles: Iterable[str]) -> bool:
-    """Whether `token` stands in the template, or is put together there around a role (`<|` + role + `|>`)."""
-    if any(token in source for source in sources):
+    """Whether `token` stands in the template, or is put together there: by a format of its constants, or
+    around a role (`<|` + role + `|>`)."""
+    if any(token in source for source in sources) or token in _formatted(sources[0]):
         return True
     around = (token.split(role) for role in roles if role and role in token)
     return any(all(part in sources[0] for part in parts) for parts in around)
@@ -117,7 +118,7 @@ def _collected(chunks: Iterator[str], budget: Budget) -> str:
 
 def _strftime_now(format_text: str) -> str:
     # Local time, as the Hub's libraries do: a model is told the user's date.
-    return datetime.now().astimezone().strftime(str(format_text)[:MAX_TIME_FORMAT_CHARS])
+    return datetime.now().strftime(str(format_text)[:MAX_TIME_FORMAT_CHARS])
 
 
 @lru_cache(maxsize=8)
@@ -138,6 +139,13 @@ def _literals(template_text: str) -> frozenset[str]:
     from moetool.template.syntax import literals_of
 
     return literals_of(template_text)
+
+
+@lru_cache(maxsize=8)
+def _formatted(template_text: str) -> frozenset[str]:
+    from moetool.template.syntax import formatted_constants
+
+    return formatted_constants(template_text)
 
 
 def _strings(value: object) -> Iterator[str]:

@@ -10,16 +10,23 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.visitor import NodeTransformer
 
+# More than published templates need: what a hostile one could make of its constants stays small.
+MAX_CONSTANT = 64
+MAX_CONSTANTS = 1000
+MAX_FORMATS = 50
+
 
 class Generation(Extension):
-    """`{% generation %}…{% endgeneration %}` marks what training code learns from; here it is its body."""
+    """`{% generation %}…{% endgeneration %}` marks what training code learns from; here it is its body, out
+    of which no variable is seen."""
 
     tags = {"generation"}
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
+    def parse(self, parser: Parser) -> nodes.Node:
         """The statements between the tags."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
 
 
 class Charger(NodeTransformer):
@@ -97,3 +104,12 @@ def literals_of(text: str) -> frozenset[str]:
     places = [*tree.find_all(nodes.Compare), *tree.find_all(nodes.Call)]
     constants = (part for place in places for part in place.find_all(nodes.Const))
     return frozenset(part.value for part in constants if isinstance(part.value, str))
+
+
+def formatted_constants(text: str) -> frozenset[str]:
+    """What a template can put together of its own constants by a format: '<think{}>' and ':opensource'."""
+    tree = jinja2.Environment(extensions=[Generation, loopcontrols]).parse(text)
+    constants = {part.value for part in tree.find_all(nodes.Const) if isinstance(part.value, str)}
+    short = sorted(constant for constant in constants if 0 < len(constant) <= MAX_CONSTANT)[:MAX_CONSTANTS]
+    formats = [constant for constant in short if constant.count("{}") == 1][:MAX_FORMATS]
+    return frozenset(part.replace("{}", filling) for part in formats for filling in short)
