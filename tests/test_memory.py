@@ -137,7 +137,8 @@ def test_gpus_with_weights_on_the_cpu_and_several_gpus() -> None:
 
 def test_small_models_loaded_for_real() -> None:
     """llama.cpp's own small files on the CPU and over one or two workers, really allocated: Falcon-H1's two
-    mixers, learned positions, norms bound to the device of their layer, batches as long as the context."""
+    mixers, learned positions, norms bound to the device of their layer, batches as long as the context, Qwen
+    4's tables of blocks and hashed rows."""
     for line in (DATA / "memory_archs.jsonl").read_text().splitlines():
         row = json.loads(line)
         chosen = dict(row["settings"])

@@ -25,6 +25,7 @@ from moetool.memory.sparse import (
     compressed_attention,
     has_indexer,
     pooled_mask,
+    pools_keys,
     store_index,
 )
 from moetool.memory.tape import Tape
@@ -59,6 +60,9 @@ def _write(
     inputs = make_inputs(tape, anatomy, shapes, settings, placement.cpu, n_out)
     if any(t.info.name == "position_embd.weight" for t in anatomy.tensors):
         x = tape.over(x, tape.rows(anatomy.n_embd, inputs.positions))
+    hashed = _hashed_rows(tape, anatomy, shapes, placement.cpu)
+    if anatomy.n_streams > 1:  # hyper-connections: each stream begins as a copy
+        x = tape.new(anatomy.n_streams * anatomy.n_embd, x)
     inputs.leafs.update(make_leafs(tape, anatomy, inputs.cells, placement.layers))
     sent = inputs.expert_device
     homes = [(placement.layers[i], *sent.get(i, {}).items()) for i in (s.layer.index for s in shapes)]
@@ -70,6 +74,8 @@ def _write(
         tape.on(placement.layers[layer.layer.index])
         if anatomy.arch in facts.STATES_AHEAD:
             inputs.next_layer[:] = _ahead(run[number + 1 :])
+        if layer.has("ple_value"):
+            x = _mix_hashed(tape, layer, x, hashed)
         last = number == len(run) - 1 and anatomy.arch not in facts.ROWS_CHOSEN_AT_END
         x = _layer(tape, layer, x, inputs, n_out if last else None)
     tape.on(placement.output)
@@ -154,14 +160,19 @@ def _repetition(kinds: Sequence[int], start: int) -> tuple[int, int]:
 
 
 def _embedding(tape: Tape, anatomy: Anatomy, cpu: str) -> int:
-    """Rows of the embedding; a place for ready-made embeddings is kept beside them (build_inp_embd).
-
-    With several streams (hyper-connections) each begins as a copy.
-    """
+    """Rows of the embedding; a place for ready-made embeddings is kept beside them (build_inp_embd)."""
     tokens = tape.input(4 * tape.tokens, cpu)
     tape.input(4 * anatomy.n_embd * tape.tokens, cpu)
-    x = tape.rows(anatomy.n_embd, tokens)
-    return tape.new(anatomy.n_streams * anatomy.n_embd, x) if anatomy.n_streams > 1 else x
+    return tape.rows(anatomy.n_embd, tokens)
+
+
+def _hashed_rows(tape: Tape, anatomy: Anatomy, shapes: Sequence[Shapes], cpu: str) -> int:
+    """Qwen 4's rows of a table by hashes of the last few tokens (build_inp_ple); -1 if there are none."""
+    wide = next((shape.into("ple_value") for shape in shapes if shape.has("ple_value")), 0)
+    row = next((t.info.shape[0] for t in anatomy.tensors if t.info.name == "per_layer_token_embd.weight"), 0)
+    if not wide or not row:
+        return -1
+    return tape.rows(wide, tape.input(4 * (wide // row) * tape.tokens, cpu))
 
 
 # --- layers -------------------------------------------------------------------------------------------------
@@ -170,7 +181,7 @@ def _embedding(tape: Tape, anatomy: Anatomy, cpu: str) -> int:
 def _layer(tape: Tape, shapes: Shapes, x: int, inputs: Inputs, n_out: int | None) -> int:
     """One layer; with `n_out`, only so many rows go on behind the attention."""
     if shapes.has("hc_attn_fn", "hc_attn_down"):
-        return _streamed_layer(tape, shapes, x, inputs)
+        return _streamed_layer(tape, shapes, x, inputs, n_out)
     bare = inputs.bare_norms
     normed = norm(tape, shapes, x, "attn_norm", bare)
     mixed = _mix(tape, shapes, normed, inputs)
@@ -219,7 +230,7 @@ def _project(tape: Tape, shapes: Shapes, mixed: int) -> int:
     return linear(tape, shapes, mixed, "attn_output")
 
 
-def _streamed_layer(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
+def _streamed_layer(tape: Tape, shapes: Shapes, x: int, inputs: Inputs, n_out: int | None) -> int:
     """A layer with hyper-connections: each part reads one mix of the streams and writes into all of them."""
     for part in ("attn", "ffn"):
         normed = tape.like(tape.view(x))
@@ -233,8 +244,22 @@ def _streamed_layer(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int:
         made = _feed(tape, shapes, one, inputs) if part == "ffn" else _mix(tape, shapes, one, inputs)
         assert made is not None
         made = made if part == "ffn" else _project(tape, shapes, made)
+        if n_out is not None and part == "attn":
+            made, x = _choose_rows(tape, inputs, n_out, made, x)
         x = tape.like(x, made, gates, *((normed,) if shapes.has(f"hc_{part}_up") else ()))
     return x
+
+
+def _mix_hashed(tape: Tape, shapes: Shapes, x: int, hashed: int) -> int:
+    """The rows go into all streams, by gates and a short convolution (build_ple, src/models/qwen4exp.cpp)."""
+    streams = shapes.out("ple_key")
+    value = tape.new(streams, tape.view(tape.product(shapes.out("ple_value"), hashed)))
+    key = tape.norm(tape.view(tape.product(streams, hashed)))
+    gates = tape.new(streams // shapes.n_embd, tape.over(key, tape.norm(tape.view(x))))
+    gated = tape.over(value, gates)
+    joined = tape.like(tape.norm(tape.view(gated)))
+    taps = [tape.like(tape.like(tape.view(joined))) for _ in range(2)]
+    return tape.over(x, tape.over(gated, tape.over(*taps)))
 
 
 def _mix(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> int | None:
@@ -258,7 +283,7 @@ def _chooser(shapes: Shapes, inputs: Inputs, kind: str) -> Chooser | None:
     if inputs.sparse is None or kind != "full" or not inputs.sparse.top_k:
         return None
     if shapes.has("indexer.q_proj"):
-        return block_mask if inputs.sparse.block else pooled_mask
+        return pooled_mask if pools_keys(inputs.sparse, shapes) else block_mask
     return chosen_mask if has_indexer(shapes) or inputs.chosen else None
 
 

@@ -22,7 +22,7 @@ from moetool.memory.inputs import Inputs
 from moetool.memory.placement import Placement, override_of
 from moetool.memory.recurrent import is_lightning
 from moetool.memory.shapes import Shapes
-from moetool.memory.sparse import pool_count
+from moetool.memory.sparse import pool_count, pools_keys
 from moetool.memory.tape import Tape
 from moetool.settings import Settings
 
@@ -62,6 +62,7 @@ def make_inputs(
         sparse=anatomy.sparse,
         leafs={},
         chosen={},
+        blocks=_blocks(tape, anatomy, shapes, cells, cpu),
         rotation_index=_index_rotation(tape, anatomy, cpu),
         rope=anatomy.arch not in facts.NO_ROPE,
         bare_norms=anatomy.arch in facts.BARE_NORMS,
@@ -110,6 +111,24 @@ def make_leafs(tape: Tape, anatomy: Anatomy, cells: dict[str, int], homes: Seque
         for layer in anatomy.layers
         if not layer.mtp and any(cache_kind(row) == kind for row in layer.cache)
     }
+
+
+def _blocks(
+    tape: Tape, anatomy: Anatomy, shapes: Sequence[Shapes], cells: Cells, cpu: str
+) -> dict[str, int]:
+    """Qwen 4's blocks of cells: which cells and positions are in each, which block each cell is in, and which
+    blocks each token may see (llm_graph_input_qsa, src/models/qwen4exp.cpp)."""
+    sparse = anatomy.sparse
+    if sparse is None or not any(pools_keys(sparse, layer) for layer in shapes):
+        return {}
+    n_blocks = -(-cells.per_stream // sparse.ratio)
+    sizes = {
+        "cells": sparse.ratio * n_blocks * cells.streams,
+        "block": cells.per_stream * cells.streams,
+        "positions": 4 * n_blocks * cells.streams,
+        "bias": n_blocks * tape.tokens,
+    }
+    return {name: tape.input(4 * size, cpu) for name, size in sizes.items()}
 
 
 def _index_rotation(tape: Tape, anatomy: Anatomy, cpu: str) -> int | None:

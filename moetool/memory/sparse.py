@@ -20,7 +20,11 @@ def has_indexer(shapes: Shapes) -> bool:
 
 def store_index(tape: Tape, shapes: Shapes, x: int, inputs: Inputs) -> None:
     """The indexer's key of each new token goes into its own cache, before anything else."""
-    if inputs.sparse is None or not shapes.has("indexer.attn_k"):
+    if inputs.sparse is None or not has_indexer(shapes):
+        return
+    if not shapes.has("indexer.attn_k"):
+        if inputs.blocks:
+            tape.store(linear(tape, shapes, x, "indexer.k_proj"), inputs.k_indices["full indexer"])
         return
     key = shapes.out("indexer.attn_k")
     k = tape.norm(linear(tape, shapes, x, "indexer.attn_k"), in_place=False)
@@ -133,26 +137,31 @@ def block_mask(tape: Tape, shapes: Shapes, _x: int, _low: int, inputs: Inputs) -
 # --- Qwen 4 -------------------------------------------------------------------------------------------------
 
 
+def pools_keys(sparse: Sparse, shapes: Shapes) -> bool:
+    """Whether a layer's indexer scores averages of keys."""
+    return bool(sparse.ratio) and not sparse.block and shapes.has("indexer.q_proj")
+
+
 def pooled_mask(tape: Tape, shapes: Shapes, x: int, _low: int, inputs: Inputs) -> int:
     """Keys averaged over a few cells, scored by every small head apart; the cells of the best pools pass."""
     assert inputs.sparse is not None
     sparse, cells = inputs.sparse, inputs.cells["full"]
-    ratio = max(1, sparse.ratio)
-    pools = cells // ratio
+    pools = -(-cells // sparse.ratio)
     count = min(sparse.top_k, cells)
     zeros = _zeros(tape, shapes, inputs, count)
-    rows = tape.raw(4 * sparse.key * cells, inputs.positions)
+    rows = tape.raw(4 * sparse.key * cells, inputs.blocks["cells"])
     part = tape.raw(4 * sparse.key * pools, tape.view(rows))
-    for _ in range(ratio - 1):
+    for _ in range(sparse.ratio - 1):
         part = tape.over(part, tape.like(part, tape.view(rows)))
-    keys = tape.like(tape.view(part))
+    keys = tape.like(tape.view(part), inputs.blocks["positions"])
     q = tape.over(tape.like(tape.view(linear(tape, shapes, x, "indexer.q_proj"))), inputs.positions)
     scores = tape.new(sparse.n_head * pools, keys, tape.view(q))
     positive = tape.like(tape.view(scores))
     total = tape.new(pools, tape.view(positive))
     for _ in range(sparse.n_head - 1):
         total = tape.over(total, tape.view(positive))
-    spread = tape.new(cells, tape.view(tape.like(tape.view(total))))
+    total = tape.over(total, inputs.blocks["bias"])
+    spread = tape.new(cells, tape.view(tape.like(tape.view(total))), inputs.blocks["block"])
     by_token = tape.like(tape.view(spread))
     mask = inputs.masks["full"]
     wide = tape.raw(2 * tape.size(mask), mask)
