@@ -106,7 +106,7 @@ def _modelfile(plan: Plan, source: Source) -> Iterator[str]:
         whole = make_plan(plan.anatomy, plan.machine, wishes, plan.calibration, plan.taken)
     settings = whole.settings
     yield f"FROM {source.path or f'hf.co/{source.repo}:{source.quant}'}"
-    yield f"PARAMETER num_ctx {settings.n_ctx}"
+    yield f"PARAMETER num_ctx {settings.n_ctx_seq}"  # times OLLAMA_NUM_PARALLEL, says its scheduler
     yield f"PARAMETER num_gpu {settings.n_gpu_layers}"
     yield f"PARAMETER num_batch {settings.n_ubatch}"
     yield f"PARAMETER num_thread {settings.n_threads}"

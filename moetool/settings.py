@@ -44,6 +44,11 @@ class Settings:
     use_mmap: bool = True
     experts: int | None = None
 
+    @property
+    def n_ctx_seq(self) -> int:
+        """The share of one sequence."""
+        return self.n_ctx // self.n_seq
+
 
 @dataclass(frozen=True)
 class Sampling:

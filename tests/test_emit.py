@@ -32,7 +32,7 @@ def flag(line: str, name: str) -> str:
 
 
 def test_a_plan_over_two_cards_with_experts_in_ram() -> None:
-    plan = make_plan(MOE, machine(64, 8, 4), Wishes(n_ctx=8192, n_seq=2, type_k="q8_0", type_v="q8_0"))
+    plan = make_plan(MOE, machine(64, 8, 4), Wishes(n_ctx=4096, n_seq=2, type_k="q8_0", type_v="q8_0"))
     line = emit(plan, "llama-server", FILE)
     assert line.startswith("llama-server -m '/models/my model.gguf' -c 8192 -fit off -fa on ")
     assert (flag(line, "-ctk"), flag(line, "-ctv"), flag(line, "-np")) == ("q8_0", "q8_0", "2")

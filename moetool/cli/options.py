@@ -63,6 +63,10 @@ SplitOpt = Annotated[
 DeviceOpt = Annotated[
     str | None, typer.Option("--device", "-dev", metavar="NAME,…", help="Offload to these, or to none.")
 ]
+ParallelOpt = Annotated[
+    int | None,
+    typer.Option("--parallel", "-np", min=1, max=256, help="Sequences at once, each with its own context."),
+]
 BatchSizeOpt = Annotated[
     int | None, typer.Option("--batch-size", "-b", min=1, help="Tokens of a prompt at a time.")
 ]

@@ -22,6 +22,7 @@ from moetool.cli.options import (
     Output,
     OutputOpt,
     OverrideOpt,
+    ParallelOpt,
     RamOpt,
     ReserveOpt,
     RpcOpt,
@@ -63,9 +64,7 @@ def plan(
     vram: VramOpt = None,
     ram: RamOpt = None,
     reserve: ReserveOpt = None,
-    parallel: Annotated[
-        int, typer.Option("--parallel", "-np", min=1, max=256, help="Sequences that share the context.")
-    ] = 1,
+    parallel: ParallelOpt = None,
     draft: Annotated[
         str, typer.Option("--draft", metavar="MODEL", help="Keep room for this draft model, on this disk.")
     ] = "",
@@ -108,7 +107,7 @@ def plan(
         ram=ram,
         reserve=reserve,
     )
-    wishes = make_wishes(flags, parallel)
+    wishes = make_wishes(flags, parallel or 1)
     if draft:
         wishes = replace(wishes, draft=open_model(draft).anatomy)
     asked = Asked(

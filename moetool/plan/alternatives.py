@@ -40,7 +40,7 @@ def make_alternatives(plan: Plan) -> tuple[Alternative, ...]:
 
 def _variations(plan: Plan) -> Iterator[Wishes]:
     wishes, settings = plan.wishes, plan.settings
-    n_ctx = settings.n_ctx
+    n_ctx = settings.n_ctx_seq
     longest = min(plan.anatomy.n_ctx_train or n_ctx, _LONGEST_FACTOR * n_ctx)
     for length in dict.fromkeys((n_ctx, longest)):
         for kind in ("f16", "q8_0"):
@@ -58,4 +58,4 @@ def _merits(plan: Plan) -> Sequence[float]:
     """What is good, each the more the better."""
     offload = [row.total_bytes for row in plan.memory if row.device != "CPU"]
     kv_bits = sum(BY_NAME[t.upper()].bits_per_weight for t in (plan.settings.type_k, plan.settings.type_v))
-    return plan.settings.n_ctx, kv_bits, round(plan.speed.decode_tok_s or 0.0, 1), -sum(offload)
+    return plan.settings.n_ctx_seq, kv_bits, round(plan.speed.decode_tok_s or 0.0, 1), -sum(offload)

@@ -156,7 +156,7 @@ class _Costs:
     def __init__(self, lanes: Sequence[Lane], devices: Sequence[str], settings: Settings) -> None:
         self._lanes = {lane.device: lane for lane in _with_nominal(lanes)}
         self._devices = tuple(dict.fromkeys(devices))
-        self._load = Load(PROMPT_TOKENS, settings.n_ubatch, min(_DEPTH, settings.n_ctx // 2))
+        self._load = Load(PROMPT_TOKENS, settings.n_ubatch, min(_DEPTH, settings.n_ctx_seq // 2))
         self._known: dict[DeviceWork, Mapping[str, float]] = {}
 
     def of(self, share: DeviceWork | None) -> Mapping[str, float]:

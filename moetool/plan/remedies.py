@@ -47,6 +47,7 @@ def _less_fixed(plan: Plan) -> Iterator[Reason]:
         "--ram": (wishes.ram_bytes is not None, replace(wishes, ram_bytes=None)),
         "--reserve": (wishes.reserve_bytes is not None, replace(wishes, reserve_bytes=None)),
         "--draft": (wishes.draft is not None, replace(wishes, draft=None)),
+        "--parallel": (wishes.n_seq > 1, replace(wishes, n_seq=1)),
         "--ubatch-size": (wishes.n_ubatch is not None, replace(wishes, n_ubatch=None)),
     }
     for flag, (is_set, without) in freed.items():
@@ -80,7 +81,7 @@ def _shorter_context(plan: Plan) -> Iterator[Reason]:
     kv_bytes = sum(row.kv_bytes + row.compute_bytes for row in plan.memory)
     if sum(plan.missing.values()) > kv_bytes:
         return
-    n_ctx = plan.settings.n_ctx // 2
+    n_ctx = plan.settings.n_ctx_seq // 2
     while n_ctx >= _SHORTEST_CTX:
         if _fits(plan, replace(plan.wishes, n_ctx=n_ctx)):
             yield Reason("shorter-context", f"with --ctx {n_ctx} it fits")

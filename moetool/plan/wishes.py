@@ -28,7 +28,8 @@ class Limit:
 class Wishes:
     """What the user asked for and fixed; None (or empty) leaves the choice to the plan.
 
-    `n_ctx` 0 means the model's whole training context; `n_seq` sequences share it. `devices` names the
+    `n_ctx` is the context of each of `n_seq` sequences, 0 the model's whole training context; with
+    `kv_unified` one cache is all of theirs, else each has a part of its own. `devices` names the
     offload devices that may be used (() none of them). `n_gpu_layers`, `n_cpu_moe`, `tensor_overrides` and
     `tensor_split` mean what llama.cpp means by them. `vram` and `ram_bytes` limit what is used,
     `reserve_bytes` is left free on every device. `draft` is a model whose memory must be there too.
@@ -36,6 +37,7 @@ class Wishes:
 
     n_ctx: int | None = None
     n_seq: int = 1
+    kv_unified: bool = False
     type_k: str | None = None
     type_v: str | None = None
     devices: tuple[str, ...] | None = None
@@ -68,8 +70,9 @@ def settle(anatomy: Anatomy, machine: Machine, wishes: Wishes) -> tuple[Settings
     n_threads = wishes.n_threads or machine.n_threads
     defaults = Settings()
     settings = Settings(
-        n_ctx=n_ctx,
+        n_ctx=n_ctx * wishes.n_seq,
         n_seq=wishes.n_seq,
+        kv_unified=wishes.kv_unified,
         type_k=wishes.type_k or DEFAULT_KV,
         type_v=wishes.type_v or DEFAULT_KV,
         n_batch=wishes.n_batch or max(defaults.n_batch, wishes.n_ubatch or 0),
@@ -86,6 +89,7 @@ def settle(anatomy: Anatomy, machine: Machine, wishes: Wishes) -> tuple[Settings
 
 
 def _context(anatomy: Anatomy, wishes: Wishes) -> tuple[int, tuple[Reason, ...]]:
+    """The context of one sequence."""
     trained = anatomy.n_ctx_train or DEFAULT_CTX
     if wishes.n_ctx is None:
         n_ctx = min(trained, DEFAULT_CTX)

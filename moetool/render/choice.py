@@ -43,7 +43,7 @@ def _parts(choice: Choice, cost: HeaderCost, notes: Sequence[str]) -> Iterator[R
     model = model_phrase(plan.anatomy).replace(f", {plan.anatomy.quant},", ",", 1)
     yield Text(safe_line(f"{plan.anatomy.name}   {model}"), style="bold")
     yield Text(safe_line(f"This machine   {machine_phrase(plan.machine)}"))
-    yield Text(f"Context        {plan.settings.n_ctx} tokens, KV cache {_cache_types(plan)}")
+    yield Text(f"Context        {plan.settings.n_ctx_seq} tokens, KV cache {_cache_types(plan)}")
     yield Text()
     yield _table(choice)
     yield Text()

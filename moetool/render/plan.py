@@ -54,13 +54,13 @@ def _parts(
 
 def _facts(plan: Plan, quality: Quality) -> dict[str, str]:
     settings = plan.settings
-    depth = settings.n_ctx // settings.n_seq
+    depth = settings.n_ctx_seq
     deep = plan.predict(Load(n_ubatch=settings.n_ubatch, depth=depth))
-    sequences = f" for {settings.n_seq} sequences" if settings.n_seq > 1 else ""
+    sequences = f" for each of {settings.n_seq} sequences" if settings.n_seq > 1 else ""
     return {
         "Model": f"{plan.anatomy.name}   {model_phrase(plan.anatomy)}",
         "This machine": machine_phrase(plan.machine),
-        "Context": f"{settings.n_ctx} tokens{sequences}, KV cache {settings.type_k}/{settings.type_v}",
+        "Context": f"{depth} tokens{sequences}, KV cache {settings.type_k}/{settings.type_v}",
         "Decode": f"{show_range(plan.speed.decode_low, plan.speed.decode_high)} tok/s at first, "
         f"{show_range(deep.decode_low, deep.decode_high)} with {depth} tokens in context",
         "Prompt": f"{show_range(plan.speed.prompt_low, plan.speed.prompt_high)} tok/s at first",
@@ -115,7 +115,7 @@ def _alternative_cells(plan: Plan) -> tuple[str, ...]:
     kinds = dict.fromkeys((settings.type_k, settings.type_v))
     vram, ram = device_bytes(plan)
     return (
-        str(settings.n_ctx),
+        str(settings.n_ctx_seq),
         "/".join(kinds),
         show_gib(vram) if vram else "–",
         show_gib(ram),
