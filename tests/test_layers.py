@@ -43,6 +43,7 @@ LAYERS: dict[str, int] = {
     "choice": 5,
     "emit": 5,
     "doctor": 6,
+    "batch": 8,
     "bench": 7,
     "report": 9,
     "render": 10,

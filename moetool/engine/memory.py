@@ -49,7 +49,7 @@ class Memory:
         the memory cannot go back so far and no nearer checkpoint was made."""
         n_past = min(n_past, len(self.tokens))
         self._checkpoints = [point for point in self._checkpoints if point.n_tokens <= n_past]
-        if not self._go_back(n_past):
+        if not go_back(self._memory, 0, n_past, self._n_window):
             n_past = self._restore_checkpoint()
         del self.tokens[n_past:]
         return n_past
@@ -84,18 +84,6 @@ class Memory:
 
     # -- llama.cpp -------------------------------------------------------------------------------
 
-    def _go_back(self, n_past: int) -> bool:
-        """Remove all positions from `n_past` on; False where that is impossible, and then nothing is changed.
-
-        llama_memory_seq_rm refuses for recurrent states, but says yes for windows that have lost what stood
-        before `n_past` (llama_kv_cache_iswa::seq_rm): so the lowest position that is left is looked at first,
-        as llama-server does.
-        """
-        lowest = self._lib.llama_memory_seq_pos_min(self._memory, 0)
-        if self._n_window and n_past > 0 and lowest > max(0, n_past - self._n_window):
-            return False
-        return bool(self._lib.llama_memory_seq_rm(self._memory, 0, n_past, -1))
-
     def _restore_checkpoint(self) -> int:
         """Go back to the latest checkpoint; returns its number of tokens, 0 when all had to be forgotten."""
         if self._checkpoints:
@@ -107,3 +95,18 @@ class Memory:
         self._checkpoints.clear()
         self._lib.llama_memory_clear(self._memory, True)
         return 0
+
+
+def go_back(memory: Any, sequence: int, n_past: int, n_window: int) -> bool:
+    """Remove all positions of a sequence from `n_past` on; False where that is impossible, and then nothing
+    is changed. `n_window`: llama_model_n_swa, 0 without windows.
+
+    llama_memory_seq_rm refuses for recurrent states, but says yes for windows that have lost what stood
+    before `n_past` (llama_kv_cache_iswa::seq_rm): so the lowest position that is left is looked at first, as
+    llama-server does.
+    """
+    lib = library()
+    lowest = lib.llama_memory_seq_pos_min(memory, sequence)
+    if n_window and n_past > 0 and lowest > max(0, n_past - n_window):
+        return False
+    return bool(lib.llama_memory_seq_rm(memory, sequence, n_past, -1))

@@ -26,7 +26,7 @@ Mask = Callable[[npt.NDArray[np.float32]], None]
 
 # Shorter batches are waited for: the callback runs before each graph node, which costs nothing beside a long
 # batch but would cost a small model dearly on a single token.
-_INTERRUPTIBLE = 32
+INTERRUPTIBLE = 32
 
 _DECODE_OK, _DECODE_NO_SLOT, _DECODE_ABORTED = 0, 1, 2
 
@@ -67,7 +67,7 @@ class Engine:
         self.vocabulary = Vocabulary(self._lib.llama_model_get_vocab(self._model))
         # llama.cpp pads the context to 256 cells and cuts the batch to the context that was asked for; a
         # larger batch than its own aborts the process.
-        asked = settings.n_ctx if settings.kv_unified else settings.n_ctx // settings.n_seq
+        asked = settings.n_ctx if settings.kv_unified else settings.n_ctx_seq
         self.n_ctx = min(int(self._lib.llama_n_ctx_seq(self._context)), asked)
         self._n_batch = int(self._lib.llama_n_batch(self._context))
         self._one = (ctypes.c_int32 * 1)()
@@ -121,6 +121,11 @@ class Engine:
         return self.memory.tokens
 
     @property
+    def context(self) -> Any:
+        """llama.cpp's context, for what else this room does with it."""
+        return self._context
+
+    @property
     def n_past(self) -> int:
         """How many they are."""
         return len(self.memory.tokens)
@@ -152,7 +157,7 @@ class Engine:
         if len(tokens) == 1:
             self._one[0] = tokens[0]
             self._submit(self._one_batch, tokens)
-        elif len(tokens) < _INTERRUPTIBLE:
+        elif len(tokens) < INTERRUPTIBLE:
             self._decode_parts(tokens)
         else:
             self._decode_long(tokens)
