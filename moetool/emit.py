@@ -86,13 +86,9 @@ def _override(override: TensorOverride, machine: Machine) -> str:
 
 def _buffer_type(name: str, machine: Machine) -> str:
     """What llama.cpp calls a device's memory (parse_tensor_buffer_overrides): by the device's own name, but a
-    worker's "RPC<number at the worker>[<address>]" (ggml_backend_rpc_buffer_type); its description ends with
-    the address."""
-    homes = {d.name: d.description.split()[-1] for d in machine.devices if d.name.startswith("RPC")}
-    if name not in homes:
-        return name
-    address = homes[name]
-    return f"RPC{[other for other in homes if homes[other] == address].index(name)}[{address}]"
+    worker's "RPC<number at the worker>[<address>]" (ggml_backend_rpc_buffer_type)."""
+    place = machine.at_worker(name)
+    return name if place is None else f"RPC{place[1]}[{place[0]}]"
 
 
 # --- Ollama -------------------------------------------------------------------------------------------------

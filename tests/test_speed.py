@@ -420,3 +420,21 @@ def test_cpu_kernels_as_measured() -> None:
     assert len(errors["tg64"]) == len(errors["pp512"]) == 95
     assert statistics.median(errors["tg64"]) < 0.12
     assert statistics.median(errors["pp512"]) < 0.10
+
+
+def test_a_workers_device_goes_by_what_and_where_it_is() -> None:
+    """ "RPC0" is whatever worker was named first: two workers are not one device, and their order says nothing."""
+    model = load("OLMoE-1B-7B-Q4_K_M")
+    places = ("CPU at 10.0.0.2:50052", "CUDA at 10.0.0.3:50052", "CUDA at 10.0.0.3:50052", "")
+    lent = [Device(f"RPC{i}", place, "gpu", 1 << 34, 1 << 34) for i, place in enumerate(places)]
+
+    def named(devices: list[Device], *used: str) -> tuple[str, ...]:
+        machine = replace(MACHINE, devices=(*devices, *MACHINE.devices))
+        return make_target(model, replace(ALL, devices=used), machine).devices
+
+    first, second, third = named(lent, "RPC0", "RPC1", "RPC2")
+    assert first == "RPC0 CPU at 10.0.0.2:50052"
+    assert (second, third) == (f"RPC0 {places[1]}", f"RPC1 {places[1]}")
+    turned = [replace(lent[n], name=f"RPC{i}") for i, n in enumerate((1, 2, 0))]
+    assert named(turned, "RPC0", "RPC1", "RPC2") == (second, third, first)
+    assert named(lent, "RPC3", "CUDA0") == ("RPC0 ", "CUDA0")  # a machine file may say nothing of a worker

@@ -58,6 +58,14 @@ class Machine:
     source: str = "detected"
     n_hw_threads: int = 0
 
+    def at_worker(self, name: str) -> tuple[str, int] | None:
+        """A worker's device: the worker's address, with which its description ends, and the device's number
+        there. None for a device of this machine's own."""
+        homes = {d.name: d.description.rpartition(" ")[2] for d in self.devices if d.name.startswith("RPC")}
+        if name not in homes:
+            return None
+        return homes[name], [other for other in homes if homes[other] == homes[name]].index(name)
+
 
 def to_json(machine: Machine) -> dict[str, Any]:
     """The machine as plain JSON values; `parse_machine` reads it back."""

@@ -34,13 +34,22 @@ def predict_speed(
 
 def make_target(anatomy: Anatomy, settings: Settings, machine: Machine) -> Target:
     """What calibration records are compared with; bench and run write the same into theirs."""
-    devices = settings.devices if settings.n_gpu_layers else ()
+    used = settings.devices if settings.n_gpu_layers else ()
     return Target(
         fingerprint=fingerprint(machine),
         model=anatomy.name,
         weights_bytes=anatomy.weights_bytes,
         arch=anatomy.arch,
         quant=anatomy.quant,
-        devices=devices or ("CPU",),
+        devices=tuple(_lasting_name(machine, name) for name in used) or ("CPU",),
         n_threads=settings.n_threads or machine.n_threads,
     )
+
+
+def _lasting_name(machine: Machine, name: str) -> str:
+    """What a device is called in records. "RPC0" is whatever worker was named first: a worker's device goes by
+    its number there, its kind and its address."""
+    place = machine.at_worker(name)
+    if place is None:
+        return name
+    return f"RPC{place[1]} {next(d.description for d in machine.devices if d.name == name)}"
