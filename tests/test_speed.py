@@ -423,7 +423,7 @@ def test_cpu_kernels_as_measured() -> None:
 
 
 def test_a_workers_device_goes_by_what_and_where_it_is() -> None:
-    """ "RPC0" is whatever worker was named first: two workers are not one device, and their order says nothing."""
+    """ "RPC0" is whatever worker was named first: two workers are not one, and their order says nothing."""
     model = load("OLMoE-1B-7B-Q4_K_M")
     places = ("CPU at 10.0.0.2:50052", "CUDA at 10.0.0.3:50052", "CUDA at 10.0.0.3:50052", "")
     lent = [Device(f"RPC{i}", place, "gpu", 1 << 34, 1 << 34) for i, place in enumerate(places)]

@@ -113,9 +113,7 @@ def make_leafs(tape: Tape, anatomy: Anatomy, cells: dict[str, int], homes: Seque
     }
 
 
-def _blocks(
-    tape: Tape, anatomy: Anatomy, shapes: Sequence[Shapes], cells: Cells, cpu: str
-) -> dict[str, int]:
+def _blocks(tape: Tape, anatomy: Anatomy, shapes: Sequence[Shapes], cells: Cells, cpu: str) -> dict[str, int]:
     """Qwen 4's blocks of cells: which cells and positions are in each, which block each cell is in, and which
     blocks each token may see (llm_graph_input_qsa, src/models/qwen4exp.cpp)."""
     sparse = anatomy.sparse

@@ -14,11 +14,12 @@ class Inputs:
 
     `masks`, `k_indices`, `v_indices` and `rotations_…` are by kind of cache (see `cache_kind`). `cells` are
     those of each cache. Quantized caches are stored rotated, each by matrices of its own. Of sparse
-    attention, `leafs` are rows of zeros by layer, and `chosen` the cells that the last indexer
-    chose; `blocks` are Qwen 4's tables of blocks of cells. A recurrent layer's first states are gathered while the layer before it is still computing:
-    `next_layer` is that layer, if any, and `gathered` has the step of those gathered already. `decays` are
-    the tables of lightning attention: of queries, of keys, of pairs. `far_caches` are bytes of K and of V, of
-    layers whose cache stays on the CPU while a GPU may compute their attention.
+    attention, `leafs` are rows of zeros by layer, `chosen` the cells that the last indexer chose, and
+    `blocks` Qwen 4's tables of blocks of cells. A recurrent layer's first states are gathered while the layer
+    before it is still computing: `next_layer` is that layer, if any, and `gathered` has the step of those
+    gathered already. `decays` are the tables of lightning attention: of queries, of keys, of pairs.
+    `far_caches` are bytes of K and of V, of layers whose cache stays on the CPU while a GPU may compute their
+    attention.
     """
 
     positions: int

@@ -47,8 +47,8 @@ def make_target(anatomy: Anatomy, settings: Settings, machine: Machine) -> Targe
 
 
 def _lasting_name(machine: Machine, name: str) -> str:
-    """What a device is called in records. "RPC0" is whatever worker was named first: a worker's device goes by
-    its number there, its kind and its address."""
+    """What a device is called in records. "RPC0" is whatever worker was named first: a worker's device goes
+    by its number there, its kind and its address."""
     place = machine.at_worker(name)
     if place is None:
         return name
