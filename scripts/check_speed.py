@@ -50,6 +50,8 @@ MODELS = {
     "moe-12G-MXFP4": "--type MXFP4 --layers 24 --embd 2880 --heads 64 --kv-heads 8 --head-dim 64 --experts 32"
     " --used 4 --expert-ff 2880 --vocab 201088",
 }
+# Beyond this a prompt takes half a minute, long enough to be measured once a round.
+LARGE_BYTES = 3e9
 
 
 def make(folder: Path) -> None:
@@ -79,7 +81,8 @@ def measure(folder: Path, rounds: int, out: Path, *, one_by_one: bool) -> None:
 
 def measure_once(path: Path, home: Path) -> dict[str, Any]:
     """One `moetool bench`; the runs it keeps are taken out of its home, so that the next knows nothing."""
-    moetool(home, "bench", str(path), "-p", "512", "-n", "64", "-r", "3")
+    repetitions = 1 if path.stat().st_size > LARGE_BYTES else 5
+    moetool(home, "bench", str(path), "-p", "512", "-n", "64", "-r", str(repetitions))
     runs = (home / "runs.jsonl").read_text().splitlines()
     (home / "runs.jsonl").unlink()
     return {"file": path.stem, "bytes": path.stat().st_size, "runs": runs}

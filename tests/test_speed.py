@@ -417,7 +417,7 @@ def test_cpu_kernels_as_measured() -> None:
         rate = speed.prompt_tok_s if record["n_prompt"] else speed.decode_tok_s
         assert rate is not None
         errors.setdefault(record["test"], []).append(abs(rate / record["measured_tok_s"] - 1))
-    assert len(errors["tg64"]) == len(errors["pp512"]) == 95
+    assert len(errors["tg64"]) == len(errors["pp512"]) == 109
     assert statistics.median(errors["tg64"]) < 0.12
     assert statistics.median(errors["pp512"]) < 0.10
 
