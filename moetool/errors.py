@@ -13,6 +13,7 @@ MoetoolError            1  error
 ├── EngineError         1  engine           llama.cpp refused or failed
 │   ├── ContextFull     1  context-full
 │   └── WorkerError     1  worker           a worker of --rpc is missing, another version, or gone
+├── SessionError        1  session          what was kept is damaged, foreign, or of another model
 ├── TemplateError       1  template         a chat template that cannot be rendered
 └── HubError            1  hub              network, server, permission
     └── GatedRepo       1  gated
@@ -113,6 +114,12 @@ class WorkerError(EngineError):
     """A worker cannot be used: it is not there, speaks another protocol, or went away."""
 
     code = "worker"
+
+
+class SessionError(MoetoolError):
+    """What was kept of a session cannot be used."""
+
+    code = "session"
 
 
 class TemplateError(MoetoolError):

@@ -86,7 +86,8 @@ class Token:
 
 @dataclass(frozen=True)
 class Stats:
-    """What one generation did; seconds from the first prompt token on. `complete` tells, under a grammar,
+    """What one generation did; seconds from the first prompt token on. `prompt_tokens` were read,
+    `reused_tokens` were there before them. `complete` tells, under a grammar,
     whether the text is a whole sentence of it (None without one); `closing` is the end of the text that the
     model did not write: what closes a sentence that a limit cut off. `decode_tok_s` counts the tokens after
     the first, which belongs to the prompt's pass."""
@@ -100,6 +101,7 @@ class Stats:
     ttft_s: float | None
     decode_s: float
     closing: str = ""
+    reused_tokens: int = 0
 
     @property
     def prompt_tok_s(self) -> float | None:
@@ -139,6 +141,7 @@ class Generation:
         self._text = TextAssembler(limits.stop)
         self._split = split
         self._thought = TextAssembler()
+        self._n_reused = engine.n_past
         self._n_generated = 0
         self._n_forced = 0
         self._rest = ""
@@ -257,6 +260,7 @@ class Generation:
             decode_s=ended - first if first is not None else 0.0,
             # A character that was cut in two is told as the model's.
             closing=closing.decode("utf-8", "ignore") if closing else "",
+            reused_tokens=self._n_reused,
         )
 
     def _closing(self, reason: str) -> bytes | None:

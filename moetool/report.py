@@ -246,13 +246,15 @@ def of_run(
 ) -> dict[str, Any]:
     """The run document: the answer, what it took, and the promise beside the measurement. `predicted` is the
     speed for this prompt at this depth; the plan's own is for llama-bench's tests. `closed`: the answer was
-    cut off, and `closing`, the end of `text`, makes it whole in the model's place."""
+    cut off, and `closing`, the end of `text`, makes it whole in the model's place. `prompt_tokens_reused` of
+    the `prompt_tokens` were not read: a session or an earlier attempt had left them in the cache."""
     return {
         "text": text,
         "finish_reason": stats.finish_reason,
         "closed": bool(stats.closing),
         "closing": stats.closing,
-        "prompt_tokens": stats.prompt_tokens,
+        "prompt_tokens": stats.prompt_tokens + stats.reused_tokens,
+        "prompt_tokens_reused": stats.reused_tokens,
         "generated_tokens": stats.generated_tokens,
         "forced_tokens": stats.forced_tokens,
         "seed": seed,

@@ -79,7 +79,7 @@ def moetool_here(
         monkeypatch.delenv(name)
     for name, value in clean_environment(tmp_path).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> Done:

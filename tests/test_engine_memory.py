@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_model import write_tiny_model
 
+from moetool.assets import demo_model_path
 from moetool.engine.model import Engine
+from moetool.errors import EngineError
 from moetool.prompt import keep_prefix
 from moetool.settings import Settings
 
@@ -110,3 +113,61 @@ def test_checkpoints_take_no_more_room_than_they_may(engine: Engine, monkeypatch
 
     assert left_after(1 << 30) == 60
     assert left_after(1) == 0
+
+
+# -- on disk -----------------------------------------------------------------------------------------
+
+
+def test_what_is_saved_is_remembered_again_checkpoints_too(engine: Engine, tmp_path: Path) -> None:
+    expected = fresh_logits(engine, TEXT + OTHER)
+    branched = fresh_logits(engine, TEXT[:80] + OTHER)
+    engine.rewind(0)
+    engine.memory.mark(70)
+    engine.decode(TEXT)
+    path = tmp_path / "state"
+    about = engine.memory.save(path)
+    assert abs(path.stat().st_size - engine.memory.state_bytes()) < 4096
+    with path.open("ab") as file:
+        file.write(b"whatever stands behind it")
+    engine.rewind(0)
+    assert engine.memory.load(path, about)
+    assert engine.tokens == TEXT
+    engine.decode(OTHER)
+    assert agree(engine.logits(), expected)
+    assert engine.memory.load(path, about)
+    left = engine.rewind(80)
+    assert left == 70
+    engine.decode((TEXT[:80] + OTHER)[left:])
+    assert agree(engine.logits(), branched)
+
+
+def test_a_state_that_does_not_suit_is_refused_and_nothing_is_left_of_it(tmp_path: Path) -> None:
+    demo, path = [demo_model_path()], tmp_path / "state"
+    with Engine(demo, Settings(n_ctx=1024, n_threads=1), "qwen3moe") as engine:
+        engine.decode(TEXT)
+        about = engine.memory.save(path)
+    others = (
+        Settings(n_ctx=256, n_threads=1),
+        Settings(n_ctx=1024, type_k="q8_0", n_threads=1),
+        Settings(n_ctx=1024, type_v="q8_0", n_threads=1),
+        Settings(n_ctx=1024, flash_attn=False, n_threads=1),
+    )
+    for settings in others:
+        with Engine(demo, settings, "qwen3moe") as engine:
+            assert not engine.memory.load(path, about)
+            assert engine.tokens == []
+            alone = fresh_logits(engine, TEXT[:20])
+            engine.rewind(0)
+            engine.decode(TEXT[:20])
+            assert agree(engine.logits(), alone)
+    tiny = tmp_path / "tiny.gguf"
+    with Engine([tiny], SETTINGS, write_tiny_model(tiny, "olmo2-dense")) as engine:
+        assert not engine.memory.load(path, about)
+        assert engine.tokens == []
+
+
+def test_a_state_on_a_full_disk_is_told(engine: Engine) -> None:
+    engine.rewind(0)
+    engine.decode(TEXT)
+    with pytest.raises(EngineError, match="cannot write its state"):
+        engine.memory.save(Path("/dev/full"))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moetool.cli.interrupt import CtrlC
 from moetool.cli.local_plan import refusal_of
@@ -25,6 +25,10 @@ from moetool.render.units import show_range
 from moetool.settings import Sampling
 from moetool.speed import Speed
 
+if TYPE_CHECKING:
+    from moetool.cli.session import Session
+    from moetool.kept_sessions import SessionFiles
+
 # Less than this many bytes a token is worth counting exactly.
 _USUAL_PIECE_BYTES = 16
 
@@ -41,6 +45,7 @@ class Request:
     as_json: bool
     quiet: bool
     think: Think | None = None
+    session: SessionFiles | None = None
 
     @property
     def constraint(self) -> Constraint | None:
@@ -63,16 +68,33 @@ def answer_request(
         raise UsageError("At temperature 0 every retry gives the same answer", "raise --temperature")
     if not request.quiet:
         show_left_out(request.task)
-    with CtrlC() as ctrl_c, load_engine(opened, plan, ctrl_c.pressed) as engine:
+    with ExitStack() as stack:
+        ctrl_c = stack.enter_context(CtrlC())
+        session = stack.enter_context(_session_of(request, opened, plan, ctrl_c))
+        engine = stack.enter_context(load_engine(opened, plan, ctrl_c.pressed))
         engine.use_sampling(sampling)
+        if session is not None:
+            session.resume(engine)
         if request.prompt:
             from moetool.cli.one_shot import answer_once
 
-            answer_once(engine, opened, plan, request, sampling)
+            answer_once(engine, opened, plan, request, sampling, session)
         else:
             from moetool.cli.chat import chat
 
-            chat(engine, opened, plan, request, sampling, ctrl_c)
+            chat(engine, opened, plan, request, sampling, ctrl_c, session)
+
+
+def _session_of(
+    request: Request, opened: Opened, plan: Plan, ctrl_c: CtrlC
+) -> AbstractContextManager[Session | None]:
+    if request.session is None:
+        return nullcontext()
+    from moetool.cli.session import use_session
+
+    return use_session(
+        request.session, opened, plan.settings, is_quiet=request.quiet, is_cancelled=ctrl_c.pressed
+    )
 
 
 def require_fit(plan: Plan, name: str) -> None:

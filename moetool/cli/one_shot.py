@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 from moetool import report
 from moetool.cli.answer import Request, matcher_for, prompt_of, stats_line
@@ -24,6 +25,9 @@ from moetool.render.plain import AnswerWriter, ThinkingWriter, notice
 from moetool.settings import Sampling
 from moetool.speed import Speed
 
+if TYPE_CHECKING:
+    from moetool.cli.session import Saved, Session
+
 
 @dataclass(frozen=True)
 class _Attempt:
@@ -37,7 +41,14 @@ class _Attempt:
     retries: int
 
 
-def answer_once(engine: Engine, opened: Opened, plan: Plan, request: Request, sampling: Sampling) -> None:
+def answer_once(
+    engine: Engine,
+    opened: Opened,
+    plan: Plan,
+    request: Request,
+    sampling: Sampling,
+    session: Session | None = None,
+) -> None:
     """Answer the request's prompt; an answer that is not what was asked for ends in its error."""
     writer = AnswerWriter(hold=_is_held(request))
     n_faults = read_page_faults()
@@ -46,20 +57,38 @@ def answer_once(engine: Engine, opened: Opened, plan: Plan, request: Request, sa
         # A retry finds its prompt in the cache: only the first attempt tells what an answer costs.
         if not last.retries:
             keep_answer(plan, last.stats, read_page_faults() - n_faults)
+    if not request.as_json:
+        if last.problem is None:
+            writer.release()
+        writer.end()
+    saved, problem = _keep(session, engine, last.problem)
     predicted = plan.predict(load_of(plan, last.stats))
     if request.as_json:
         loaded = report.Loaded(opened.model.paths[0].name, engine.load_s, engine.buffers)
         document = report.of_run(last.text, last.stats, loaded, plan, predicted, last.seed)
         document |= {"thinking": last.thinking or None, "retries": last.retries}
-        print_result("run", document, last.problem)
+        document |= {"session": asdict(saved) if saved else None}
+        print_result("run", document, problem)
         return
-    if last.problem is None:
-        writer.release()
-    writer.end()
     if not request.quiet:
         _tell(last, predicted)
-    if last.problem is not None:
-        raise last.problem
+    if session is not None and saved is not None:
+        session.tell_kept(saved, last.stats)
+    if problem is not None:
+        raise problem
+
+
+def _keep(
+    session: Session | None, engine: Engine, problem: MoetoolError | None
+) -> tuple[Saved | None, MoetoolError | None]:
+    """Keep a session, but not one that Ctrl-C broke off. What prevents it is told after the answer, which
+    comes first where both have gone wrong."""
+    if session is None or isinstance(problem, Interrupted):
+        return None, problem
+    try:
+        return session.keep(engine), problem
+    except MoetoolError as error:
+        return None, problem or error
 
 
 def _is_held(request: Request) -> bool:
@@ -81,7 +110,7 @@ def _attempts(
             engine.use_sampling(replace(sampling, seed=seed))
             writer.forget()
         tokens = keep_prefix(engine, prompt.tokens)
-        if request.task.retries:
+        if request.task.retries or request.session:
             engine.memory.mark(len(prompt.tokens) - 1)
         grammar = matcher_for(engine, request.constraint)
         generation = make_generation(engine, prompt, tokens, request.limits, grammar)

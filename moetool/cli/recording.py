@@ -43,7 +43,7 @@ def load_of(plan: Plan, stats: Stats) -> Load:
     """What an answer asked of the model: its prompt, and decoding at its middle."""
     from moetool.speed import Load
 
-    depth = stats.prompt_tokens + stats.generated_tokens // 2
+    depth = stats.reused_tokens + stats.prompt_tokens + stats.generated_tokens // 2
     return Load(max(1, stats.prompt_tokens), plan.settings.n_ubatch, depth)
 
 

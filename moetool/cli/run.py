@@ -113,6 +113,10 @@ def run(
     think: Annotated[
         Think | None, typer.Option(help="Thinking before the answer: show or hide it, or do without (off).")
     ] = None,
+    session: Annotated[
+        str | None,
+        typer.Option("--session", metavar="NAME", help="Keep what was read, and go on there next time."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No statistics on stderr.")] = False,
     output: OutputOpt = Output.text,
 ) -> None:
@@ -130,6 +134,7 @@ def run(
     from moetool.cli.opening import default_model, open_model
     from moetool.cli.wishing import Flags, make_wishes
     from moetool.generate import Limits
+    from moetool.kept_sessions import find_session
 
     model, prompt = _model_or_prompt(model, prompt)
     request = Request(
@@ -141,6 +146,7 @@ def run(
         as_json=output is Output.json,
         quiet=quiet,
         think=think,
+        session=find_session(session) if session is not None else None,
     )
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if not request.prompt and not (terminal and output is Output.text):

@@ -9,10 +9,14 @@ LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY: states and windows, without the caches that 
 from __future__ import annotations
 
 import ctypes
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from moetool.engine.library import library
+from moetool.engine.library import captured_log, library
+from moetool.errors import EngineError
 
 # Copies of recurrent states and windows, all of them together; the oldest make room for the latest. Larger
 # ones are not made: a plan counts on no more than its reserve.
@@ -81,6 +85,50 @@ class Memory:
         while kept and sum(len(point.data) for point in kept) + n_bytes > CHECKPOINT_BYTES:
             kept.pop(0)
         self._checkpoints = [*kept, _Checkpoint(n_past, data)]
+
+    # -- on disk ---------------------------------------------------------------------------------
+
+    def state_bytes(self) -> int:
+        """About how much `save` writes."""
+        rest = sum(len(point.data) for point in self._checkpoints)
+        return int(self._lib.llama_state_seq_get_size(self._context, 0)) + rest
+
+    def save(self, path: Path) -> dict[str, Any]:
+        """Write everything that is remembered into a file, checkpoints behind llama.cpp's own format; returns
+        what `load` must be told of it. EngineError with llama.cpp's reason."""
+        tokens = (ctypes.c_int32 * len(self.tokens))(*self.tokens)
+        with captured_log() as log:
+            n_bytes = self._lib.llama_state_seq_save_file(
+                self._context, os.fsencode(path), 0, tokens, len(tokens)
+            )
+        # What was still buffered when the file was closed may have met a full disk without a word.
+        if not n_bytes or path.stat().st_size != n_bytes:
+            raise EngineError(f"llama.cpp cannot write its state: {log.first_problem() or 'it is cut off'}")
+        with path.open("ab") as file:
+            for point in self._checkpoints:
+                file.write(point.data)
+        checkpoints = [[point.n_tokens, len(point.data)] for point in self._checkpoints]
+        return {"n_tokens": len(tokens), "state_bytes": n_bytes, "checkpoints": checkpoints}
+
+    def load(self, path: Path, about: Mapping[str, Any]) -> bool:
+        """Remember what `save` wrote (`about` is what it returned); False, and nothing is remembered, if
+        llama.cpp does not take it. The bytes must be those that were written: its reader trusts them."""
+        tokens = (ctypes.c_int32 * about["n_tokens"])()
+        n_read = ctypes.c_size_t(0)
+        n_bytes = self._lib.llama_state_seq_load_file(
+            self._context, os.fsencode(path), 0, tokens, len(tokens), ctypes.byref(n_read)
+        )
+        self._checkpoints.clear()
+        if n_bytes != about["state_bytes"] or n_read.value != len(tokens):
+            self._restore_checkpoint()
+            return False
+        self.tokens[:] = tokens
+        with path.open("rb") as file:
+            file.seek(n_bytes)
+            for n_tokens, size in about["checkpoints"]:
+                data = (ctypes.c_uint8 * size).from_buffer_copy(file.read(size))
+                self._checkpoints.append(_Checkpoint(n_tokens, data))
+        return True
 
     # -- llama.cpp -------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ def _undo(talk: Talk, _argument: str) -> None:
         raise UsageError("There is nothing to take back")
     taken = talk.conversation.turns[len(before.turns)].content
     talk.conversation = before
-    notice(f"Taken back: {_shortened(taken)}")
+    notice(f"Taken back: {shortened(taken)}")
 
 
 def _regen(talk: Talk, _argument: str) -> bool:
@@ -57,7 +57,7 @@ def _save(talk: Talk, argument: str) -> None:
     if not argument:
         raise UsageError("A file name is missing", "/save chat.json")
     save_conversation(_path(argument), talk.conversation, talk.opened.model.name)
-    notice(f"{_n_messages(talk.conversation)} saved in {argument}")
+    notice(f"{n_messages(talk.conversation)} saved in {argument}")
 
 
 def _load(talk: Talk, argument: str) -> None:
@@ -65,7 +65,7 @@ def _load(talk: Talk, argument: str) -> None:
         raise UsageError("A file name is missing", "/load chat.json")
     talk.conversation = load_conversation(_path(argument))
     last = talk.conversation.turns[-1].content if talk.conversation.turns else ""
-    notice(f"{_n_messages(talk.conversation)} loaded" + (f", the last: {_shortened(last)}" if last else ""))
+    notice(f"{n_messages(talk.conversation)} loaded" + (f", the last: {shortened(last)}" if last else ""))
 
 
 def _set(talk: Talk, argument: str) -> None:
@@ -121,11 +121,13 @@ def _path(argument: str) -> Path:
         return Path(argument)
 
 
-def _n_messages(conversation: Conversation) -> str:
+def n_messages(conversation: Conversation) -> str:
+    """ "1 message", "4 messages"."""
     n = len(conversation.turns)
     return "1 message" if n == 1 else f"{n} messages"
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """The beginning of a text, on one line."""
     line = safe_line(text)
     return line if len(line) <= 60 else line[:59] + "…"
