@@ -118,3 +118,12 @@ def test_the_judge_fetches_nothing() -> None:
     constraint = Constraint("schema", json.dumps(schema), "", "", "")
     with pytest.raises(ConstraintError, match="cannot be resolved"):
         Judge(constraint).faults('{"a": 1}')
+
+
+def test_a_pattern_that_takes_for_ever_is_not_waited_for() -> None:
+    slow = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(?!x)(a|a)*$"}}}
+    constraint, left_out = loosely(slow)
+    assert left_out
+    [fault] = Judge(constraint, patience_s=0.05).faults(json.dumps({"a": "a" * 60 + "!"}))
+    assert "more than 0.05 s" in fault
+    assert Judge(constraint, patience_s=0.05).faults('{"a": "aaa"}') == ()

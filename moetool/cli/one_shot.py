@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from moetool import report
-from moetool.cli.answer import Request, matcher_for, prompt_of, stats_line
+from moetool.cli.answer import Request, matcher_maker, prompt_of, stats_line
 from moetool.cli.boundary import print_result
 from moetool.cli.opening import Opened
 from moetool.cli.recording import keep_answer, load_of
@@ -104,6 +104,7 @@ def _attempts(
     engine: Engine, prompt: Prompt, request: Request, sampling: Sampling, writer: AnswerWriter
 ) -> Iterator[_Attempt]:
     """Answers, each with a new seed, up to the first valid one or as many as may be tried; at least one."""
+    make_grammar = matcher_maker(engine, request.constraint)
     for retry in range(request.task.retries + 1):
         seed = (sampling.seed + retry) % ((1 << 32) - 1)
         if retry:
@@ -112,8 +113,7 @@ def _attempts(
         tokens = keep_prefix(engine, prompt.tokens)
         if request.task.retries or request.session:
             engine.memory.mark(len(prompt.tokens) - 1)
-        grammar = matcher_for(engine, request.constraint)
-        generation = make_generation(engine, prompt, tokens, request.limits, grammar)
+        generation = make_generation(engine, prompt, tokens, request.limits, make_grammar())
         show = Show(writer, _thinking_writer(request))
         for token in generation:
             show.write(token)

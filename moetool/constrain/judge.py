@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import threading
 from collections.abc import Iterable, Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 from moetool.constrain.constraint import Constraint
 from moetool.constrain.places import iter_schemas
@@ -16,18 +19,24 @@ from moetool.errors import ConstraintError
 
 _SHOWN_FAULTS = 5
 _SHOWN_LETTERS = 120
+# A pattern can take Python's expressions longer than anyone waits; all others are done in milliseconds.
+PATIENCE_S = 5.0
 
 
 class Judge:
     """Says what is wrong with a document under a schema."""
 
-    def __init__(self, constraint: Constraint) -> None:
+    def __init__(self, constraint: Constraint, patience_s: float = PATIENCE_S) -> None:
         """ConstraintError for a schema that the validator itself cannot follow."""
+        self._patience_s = patience_s
         self._schema = json.loads(constraint.source)
         self._validator = _validator(self._schema)
 
     def faults(self, text: str) -> tuple[str, ...]:
-        """The first places at which `text` breaks the schema, each with the reason; () when it is valid."""
+        """The first places at which `text` breaks the schema, each with the reason; () when it is valid.
+
+        What takes too long to check counts as broken: it is not known to be valid.
+        """
         from referencing.exceptions import Unresolvable
 
         try:
@@ -35,11 +44,40 @@ class Judge:
         except (ValueError, RecursionError) as error:
             return (f"not JSON: {error}",)
         try:
-            return tuple(_first(self._validator.iter_errors(document)))
+            with _within(self._patience_s):
+                return tuple(_first(self._validator.iter_errors(document)))
+        except _Overtime:
+            return (f"this document takes more than {self._patience_s:g} s to check",)
         except Unresolvable as error:
             raise ConstraintError(f"The schema refers to {error.ref!r}, which cannot be resolved.") from error
         except RecursionError:
             return ("nested too deeply to be checked",)
+
+
+class _Overtime(BaseException):
+    """No error that a library would catch."""
+
+
+@contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Raise _Overtime inside after so long: Python's expressions look for signals while they match.
+
+    Only where a signal can be caught: in the main thread, and not on Windows.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, _raise_overtime)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _raise_overtime(_number: int, _frame: object) -> NoReturn:
+    raise _Overtime
 
 
 def _validator(schema: dict[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from moetool.cli.answer import Request, matcher_for, refuse_hopeless, stats_line
+from moetool.cli.answer import Request, matcher_maker, refuse_hopeless, stats_line
 from moetool.cli.chat.knobs import Knobs
 from moetool.cli.interrupt import CtrlC
 from moetool.cli.opening import Opened
@@ -51,6 +51,7 @@ class Talk:
         self.last: Measured | None = None
         self.totals = Totals()
         self._request = request
+        self._make_grammar = matcher_maker(engine, request.constraint)
         self._ctrl_c = ctrl_c
 
     def start(self, sampling: Sampling) -> None:
@@ -72,8 +73,7 @@ class Talk:
         tokens = keep_prefix(self.engine, prompt.tokens)
         # The next prompt may leave thinking out, or be this one again.
         self.engine.memory.mark(len(prompt.tokens) - 1)
-        grammar = matcher_for(self.engine, self._request.constraint)
-        generation = make_generation(self.engine, prompt, tokens, self.knobs.limits, grammar)
+        generation = make_generation(self.engine, prompt, tokens, self.knobs.limits, self._make_grammar())
         self._show(generation)
         stats = generation.stats
         assert stats is not None  # the iteration has ended
