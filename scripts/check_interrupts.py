@@ -217,6 +217,8 @@ def main() -> int:
     if options.large:
         loading = ["run", str(options.large.resolve()), "Hello", "--ctx", "512"]
         rows["load"] = lambda home, random_: interrupt_answer(home, random_, loading)
+    # In the background of a shell it is ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     failed = 0
     for name in options.rows.split(",") if options.rows else rows:
         random_ = random.Random(f"{options.seed} {name}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,10 @@ from typing import Any
 import pytest
 
 from moetool.cli.boundary import run_command_line
+from moetool.engine.devices import list_devices
+from moetool.machine import read_machine
+from moetool.machine.kept_bandwidth import Bandwidth, add_readings
+from moetool.render import tables
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,9 +44,16 @@ Moetool = Callable[..., Done]
 
 
 def clean_environment(folder: Path) -> dict[str, str]:
-    """An environment with empty caches and a Hub that is not there."""
+    """An environment with empty caches and a Hub that is not there.
+
+    The memory of this machine is taken for measured: that takes a second, which tests of other things spare.
+    """
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "MOETOOL_"))}
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    bandwidth = folder / "cache" / "moetool" / "bandwidth.json"
+    if not bandwidth.exists():
+        bandwidth.parent.mkdir(parents=True, exist_ok=True)
+        bandwidth.write_text(kept_bandwidth())
     return kept | {
         "PYTHONPATH": path,
         "HF_HOME": str(folder / "hf"),
@@ -48,6 +61,15 @@ def clean_environment(folder: Path) -> dict[str, str]:
         "HF_ENDPOINT": "http://127.0.0.1:9",
         "NO_COLOR": "1",
     }
+
+
+@functools.cache
+def kept_bandwidth() -> str:
+    """What moetool keeps once it has measured this machine."""
+    with tempfile.TemporaryDirectory() as home, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOETOOL_HOME", home)
+        add_readings(read_machine(list_devices(), Path(home)), {"CPU": Bandwidth(60e9, "measured", 20e9)})
+        return Path(home, "bandwidth.json").read_text()
 
 
 @pytest.fixture
@@ -71,20 +93,26 @@ def moetool(tmp_path: Path) -> Moetool:
 
 @pytest.fixture
 def moetool_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Moetool:
-    """The same in this process, without the half second that a start takes: for commands that ask no Hub,
-    whose address is read only once."""
-    for name in [name for name in os.environ if name.startswith(("HF_", "MOETOOL_"))]:
-        monkeypatch.delenv(name)
-    for name, value in clean_environment(tmp_path).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
-    monkeypatch.chdir(tmp_path)
+    """The same in this process, without the half second that a start takes: for all that is not about the
+    process itself."""
 
-    def run(*arguments: str) -> Done:
-        capsys.readouterr()
+    def run(*arguments: str, stdin: str = "", cwd: Path | None = None, **environment: str) -> Done:
+        for name in [name for name in os.environ if name.startswith(("HF_", "MOETOOL_"))]:
+            monkeypatch.delenv(name)
+        settings = clean_environment(tmp_path) | environment
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        # huggingface_hub reads its environment once, when it is imported.
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", settings["HF_ENDPOINT"])
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", "HF_HUB_OFFLINE" in environment)
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        monkeypatch.chdir(cwd or tmp_path)
+        for screen in (tables.console, tables.error_console):
+            screen.cache_clear()
+        capfd.readouterr()
         code = run_command_line(arguments)
-        return Done(code, *capsys.readouterr())
+        return Done(code, *capfd.readouterr())
 
     return run

@@ -3,19 +3,16 @@ traceback, nothing on stdout. And the same failures as a document."""
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_fixture import Moetool, clean_environment
+from cli_fixture import Moetool
 
 from moetool.assets import demo_model_path
-from moetool.cli.boundary import run_command_line
 
 Make = Callable[[Path], list[str]]
 
@@ -70,8 +67,7 @@ def too_long_a_prompt(folder: Path) -> list[str]:
 
 
 def a_full_context(folder: Path) -> list[str]:
-    endless = '{"type": "array", "items": {"type": "integer"}, "minItems": 2000}'
-    return ["run", "demo", "Count", "--schema", endless, "--ctx", "256"]
+    return ["run", "demo", "Count", "--regex", "[a-z]{3000}", "--ctx", "256"]
 
 
 def nothing_fits(folder: Path) -> list[str]:
@@ -150,37 +146,13 @@ CASES: list[tuple[Make, int, str, str, str]] = [
 ]
 
 
-InThisProcess = Callable[[list[str], Path], tuple[int, str]]
-
-
-@pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> InThisProcess:
-    """Exit code and stdout of a command, without starting Python again: half a second each."""
-
-    def run(arguments: list[str], folder: Path) -> tuple[int, str]:
-        for name, value in clean_environment(folder).items():
-            monkeypatch.setenv(name, value)
-        # Another test may have imported huggingface_hub, which reads its environment once.
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", os.environ["HF_ENDPOINT"])
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
-        capfd.readouterr()
-        code = run_command_line(arguments)
-        return code, capfd.readouterr().out
-
-    return run
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[0].__name__)
 def test_one_sentence_a_hint_and_the_exit_code(
-    case: tuple[Make, int, str, str, str],
-    moetool: Moetool,
-    in_this_process: InThisProcess,
-    tmp_path: Path,
+    case: tuple[Make, int, str, str, str], moetool_here: Moetool, tmp_path: Path
 ) -> None:
     make, exit_code, error_code, message, hint = case
     arguments = make(tmp_path)
-    done = moetool(*arguments)
+    done = moetool_here(*arguments)
     assert done.code == exit_code, done.err
     assert done.out == ""
     lines = done.err.rstrip("\n").split("\n")
@@ -189,14 +161,20 @@ def test_one_sentence_a_hint_and_the_exit_code(
     assert message in lines[0]
     assert hint in done.err
     assert len(lines) <= 2, done.err
-    code, out = in_this_process([*arguments, "--output", "json"], tmp_path)
-    document = json.loads(out)
-    assert code == exit_code
+    again = moetool_here(*arguments, "--output", "json")
+    document = again.document
+    assert (again.code, again.err) == (exit_code, "")
     assert document["status"] == "error"
     assert document["exit_code"] == exit_code
     assert document["errors"][0]["code"] == error_code
     # Free memory is not the same twice.
     assert _without_numbers(document["errors"][0]["message"]).rstrip(".!?") in _without_numbers(lines[0])
+
+
+@pytest.mark.parametrize("make", [not_gguf, truncated_data, unknown_command, hub_is_not_there])
+def test_a_process_says_the_same(make: Make, moetool: Moetool, moetool_here: Moetool, tmp_path: Path) -> None:
+    arguments = make(tmp_path)
+    assert moetool(*arguments) == moetool_here(*arguments)
 
 
 def _without_numbers(text: str) -> str:

@@ -80,13 +80,13 @@ def test_a_document_is_json_in_any_encoding(moetool: Moetool) -> None:
     assert "n\u00f6where.gguf" in json.loads(done.out)["errors"][0]["message"]
 
 
-def test_a_prompt_that_cannot_fit_is_refused_before_it_is_cut_into_tokens(moetool: Moetool) -> None:
-    done = moetool("run", "demo", stdin="word " * 4_000_000)
+def test_a_prompt_that_cannot_fit_is_refused_before_it_is_cut_into_tokens(moetool_here: Moetool) -> None:
+    done = moetool_here("run", "demo", stdin="word " * 4_000_000)
     assert done.code == 1
     assert done.err.startswith("error: The prompt has more than ")
     assert "--ctx" in done.err
     # Blanks may count for nothing.
-    blank = moetool("run", "demo", "Hi", "-n", "1", stdin=" " * 100_000 + "x")
+    blank = moetool_here("run", "demo", "Hi", "-n", "1", stdin=" " * 100_000 + "x")
     assert "more than" not in blank.err
 
 

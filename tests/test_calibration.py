@@ -142,13 +142,13 @@ def test_rates_that_cannot_be_are_no_rates(value: object) -> None:
     assert parsed.measured_prompt_tok_s == 500.0
 
 
-def test_what_bench_measures_corrects_the_next_plan(moetool: Moetool, tmp_path: Path) -> None:
-    assert moetool("bench", "demo", "-p", "16", "-n", "4", "-r", "1", "-t", "1").code == 0
+def test_what_bench_measures_corrects_the_next_plan(moetool_here: Moetool, tmp_path: Path) -> None:
+    assert moetool_here("bench", "demo", "-p", "16", "-n", "4", "-r", "1", "-t", "1").code == 0
     lines = (tmp_path / "cache" / "moetool" / "runs.jsonl").read_text().splitlines()
     runs = [json.loads(line) for line in lines]
     assert [(run["command"], run["quant"], run["n_threads"]) for run in runs] == [("bench", "Q8_0", 1)] * 2
     assert runs[0]["measured_prompt_tok_s"] > 0
     assert runs[1]["measured_decode_tok_s"] > 0
-    speed = moetool("plan", "demo", "-t", "1", "-o", "json").document["data"]["speed"]
+    speed = moetool_here("plan", "demo", "-t", "1", "-o", "json").document["data"]["speed"]
     assert "calibrated by 2 measurements on this machine" in speed["basis"]
     assert speed["decode_tok_s"] == pytest.approx(runs[1]["measured_decode_tok_s"], rel=0.1)

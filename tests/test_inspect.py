@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cli_fixture import Moetool, moetool
-from hub_fixture import HubWorld, world
+from cli_fixture import Moetool
+from hub_fixture import HubWorld
 from quant_repo import quant_file, vocabulary
 
 from moetool import report
@@ -18,8 +18,6 @@ from moetool.machine import Device
 from moetool.memory import cache_sizes, device_memory
 from moetool.render.anatomy import BAR_CELLS, bar, show_anatomy, show_layers
 from moetool.settings import Settings
-
-__all__ = ["moetool", "world"]  # fixtures
 
 HEADERS = Path(__file__).parent / "data" / "headers"
 CPU = Device("CPU", "", "cpu", 1 << 40, 1 << 40)
@@ -123,16 +121,16 @@ def test_the_table_of_layers(capsys: pytest.CaptureFixture[str]) -> None:
     assert full.split()[:6] == ["3", "full", "moe", "16", "2", "256/256"]
 
 
-def test_a_quant_on_the_hub_is_read_by_its_header(moetool: Moetool, world: HubWorld) -> None:
+def test_a_quant_on_the_hub_is_read_by_its_header(moetool_here: Moetool, world: HubWorld) -> None:
     words = vocabulary(2000)
     files = {f"model-{q}.gguf": quant_file("Qwen3-30B-A3B", q, words) for q in ("Q8_0", "Q4_K_M")}
     world.server.put("org/model-GGUF", files)  # type: ignore[arg-type]
-    done = moetool("inspect", "org/model-GGUF:Q8_0", HF_ENDPOINT=world.server.url)
+    done = moetool_here("inspect", "org/model-GGUF:Q8_0", HF_ENDPOINT=world.server.url)
     assert done.code == 0, done.err
     assert "Q8_0, 8.5" in done.out
     assert done.err.startswith("org/model-GGUF:Q8_0 on the Hub, ")
     # No quant named: the usual one.
-    named = moetool("inspect", "org/model-GGUF", "-o", "json", HF_ENDPOINT=world.server.url)
+    named = moetool_here("inspect", "org/model-GGUF", "-o", "json", HF_ENDPOINT=world.server.url)
     assert named.document["data"]["quant"] == "Q4_K_M"
-    missing = moetool("inspect", "org/model-GGUF:Q2_K", HF_ENDPOINT=world.server.url)
+    missing = moetool_here("inspect", "org/model-GGUF:Q2_K", HF_ENDPOINT=world.server.url)
     assert (missing.code, missing.out) == (5, "")

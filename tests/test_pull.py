@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cli_fixture import Moetool, clean_environment
 from hub_fixture import (
     REPO,
     TOKEN,
@@ -227,11 +228,10 @@ def test_ctrl_c_says_that_nothing_is_lost(world: HubWorld) -> None:
     assert pull(world).fetched_bytes == 400_003 - 160_000
 
 
-def test_what_the_command_line_cannot_mean(world: HubWorld) -> None:
+def test_what_the_command_line_cannot_mean(world: HubWorld, moetool_here: Moetool) -> None:
     for arguments in (["pull"], ["pull", REPO, "--locked", "x"], ["pull", REPO, "--include", "eyes"]):
-        child = world.start(MAIN, *arguments)
-        out, err = child.communicate(timeout=30)
-        assert (child.returncode, out) == (2, ""), err
+        done = moetool_here(*arguments, HF_ENDPOINT=world.server.url)
+        assert (done.code, done.out) == (2, ""), done.err
     assert world.server.log == []
 
 
@@ -244,7 +244,8 @@ def test_on_a_terminal_it_shows_the_table_and_asks(
 
     files = {"moe-Q8_0.gguf": demo_model_path().read_bytes(), "mmproj-F16.gguf": noise(2048)}
     world.server.put(REPO, files)
-    shown = on_terminal(world, ["pull", REPO, "--include", "mmproj"], answer, XDG_CACHE_HOME=str(tmp_path))
+    cache = clean_environment(tmp_path)["XDG_CACHE_HOME"]
+    shown = on_terminal(world, ["pull", REPO, "--include", "mmproj"], answer, XDG_CACHE_HOME=cache)
     assert "decode tok/s" in shown
     assert "mmproj-F16.gguf (2.00 KiB, --include mmproj)" in shown
     assert "Pull Q8_0, 7.6" in shown

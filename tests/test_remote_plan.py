@@ -6,17 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_fixture import Done, Moetool, moetool
-from hub_fixture import HubWorld, pull, world
+from cli_fixture import Done, Moetool
+from hub_fixture import HubWorld, pull
 from quant_repo import quant_file, vocabulary
 from test_plan import machine
 
 from moetool.assets import demo_model_path
-from moetool.engine.devices import list_devices
-from moetool.machine import Machine, read_machine, to_json
-from moetool.machine.kept_bandwidth import Bandwidth, add_readings
-
-__all__ = ["moetool", "world"]  # fixtures
+from moetool.machine import Machine, to_json
 
 GIB = 1 << 30
 REPO = "org/model-GGUF"
@@ -31,14 +27,6 @@ def repo(world: HubWorld) -> HubWorld:
     return world
 
 
-@pytest.fixture
-def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The memory of this machine is taken for measured: the commands of these tests need not do it."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    here = read_machine(list_devices(), tmp_path)
-    add_readings(here, {"CPU": Bandwidth(60e9, "measured")})
-
-
 def desk(folder: Path, here: Machine | None = None) -> str:
     path = folder / "desk.json"
     path.write_text(json.dumps(to_json(here or machine(64, 12))))
@@ -51,9 +39,9 @@ def plan(run: Moetool, repo: HubWorld, folder: Path, *arguments: str, **more: st
 
 
 def test_a_table_with_the_pick_marked_and_the_next_command(
-    moetool: Moetool, repo: HubWorld, tmp_path: Path
+    moetool_here: Moetool, repo: HubWorld, tmp_path: Path
 ) -> None:
-    done = plan(moetool, repo, tmp_path, REPO)
+    done = plan(moetool_here, repo, tmp_path, REPO)
     assert done.code == 0, done.err
     lines = done.out.splitlines()
     assert sum("decode tok/s  expected loss" in line for line in lines) == 1
@@ -65,14 +53,14 @@ def test_a_table_with_the_pick_marked_and_the_next_command(
     assert lines[-1] == f"moetool pull {REPO}:Q8_0"
     assert max(map(len, lines)) <= 160
     assert not [line for line in lines if line != line.rstrip()]
-    narrow = plan(moetool, repo, tmp_path, REPO, COLUMNS="100").out.splitlines()
+    narrow = plan(moetool_here, repo, tmp_path, REPO, COLUMNS="100").out.splitlines()
     assert max(map(len, narrow[:-1])) <= 100
 
 
 def test_the_document_holds_the_pick_the_candidates_and_the_cost(
-    moetool: Moetool, repo: HubWorld, tmp_path: Path
+    moetool_here: Moetool, repo: HubWorld, tmp_path: Path
 ) -> None:
-    done = plan(moetool, repo, tmp_path, REPO, "-o", "json")
+    done = plan(moetool_here, repo, tmp_path, REPO, "-o", "json")
     data = done.document["data"]
     assert (done.document["status"], data["fits"], data["pick"]) == ("ok", True, "Q8_0")
     assert data["model"]["file"] == "model-Q8_0.gguf"
@@ -81,81 +69,86 @@ def test_the_document_holds_the_pick_the_candidates_and_the_cost(
     assert data["quality"]["evidence"]
     assert 0 < data["headers"]["fetched_bytes"] < 4_000_000
     assert data["headers"]["requests"] >= len(LABELS)
-    again = plan(moetool, repo, tmp_path, REPO, "-o", "json", HF_HUB_OFFLINE="1").document["data"]
+    again = plan(moetool_here, repo, tmp_path, REPO, "-o", "json", HF_HUB_OFFLINE="1").document["data"]
     assert again["headers"]["fetched_bytes"] == 0
     assert again["candidates"] == data["candidates"]
 
 
-def test_a_wished_speed_or_quant_is_obeyed(moetool: Moetool, repo: HubWorld, tmp_path: Path) -> None:
-    named = plan(moetool, repo, tmp_path, REPO, "--quant", "q4_k_m")
+def test_a_wished_speed_or_quant_is_obeyed(moetool_here: Moetool, repo: HubWorld, tmp_path: Path) -> None:
+    named = plan(moetool_here, repo, tmp_path, REPO, "--quant", "q4_k_m")
     assert named.out.splitlines()[-1] == f"moetool pull {REPO}:Q4_K_M"
-    assert plan(moetool, repo, tmp_path, f"{REPO}:q4_k_m").out.splitlines()[-1] == named.out.splitlines()[-1]
-    data = plan(moetool, repo, tmp_path, REPO, "--min-tok-s", "100000", "-o", "json").document["data"]
+    assert (
+        plan(moetool_here, repo, tmp_path, f"{REPO}:q4_k_m").out.splitlines()[-1]
+        == named.out.splitlines()[-1]
+    )
+    data = plan(moetool_here, repo, tmp_path, REPO, "--min-tok-s", "100000", "-o", "json").document["data"]
     assert data["why"]["code"] == "best-speed"
-    assert plan(moetool, repo, tmp_path, REPO, "--quant", "Q9").code == 5
-    assert plan(moetool, repo, tmp_path, "demo", "--quant", "Q8_0").code == 2
+    assert plan(moetool_here, repo, tmp_path, REPO, "--quant", "Q9").code == 5
+    assert plan(moetool_here, repo, tmp_path, "demo", "--quant", "Q8_0").code == 2
 
 
 def test_on_this_machine_the_pick_is_held_against_the_allocator_before_a_weight_is_here(
-    moetool: Moetool, world: HubWorld, measured: None
+    moetool_here: Moetool, world: HubWorld
 ) -> None:
     world.server.put(REPO, {"model-IQ1_S.gguf": quant_file("OLMoE", "IQ1_S", WORDS)})
-    done = moetool("plan", REPO, "--ctx", "1024", HF_ENDPOINT=world.server.url)
+    done = moetool_here("plan", REPO, "--ctx", "1024", HF_ENDPOINT=world.server.url)
     assert done.code == 0, done.err
     assert "llama.cpp's allocator agrees within 0.0% (dry run)" in done.out
     assert sum(entry.sent_bytes for entry in world.server.bodies()) < 4_000_000
-    line = moetool("plan", REPO, "--ctx", "1024", "--emit", "llama-server", HF_ENDPOINT=world.server.url).out
+    line = moetool_here(
+        "plan", REPO, "--ctx", "1024", "--emit", "llama-server", HF_ENDPOINT=world.server.url
+    ).out
     assert line.startswith(f"llama-server -hf {REPO}:IQ1_S -c 1024 ")
 
 
-def test_nothing_fits_says_what_would(moetool: Moetool, repo: HubWorld, tmp_path: Path) -> None:
+def test_nothing_fits_says_what_would(moetool_here: Moetool, repo: HubWorld, tmp_path: Path) -> None:
     small = desk(tmp_path, machine(4))
-    done = moetool("plan", REPO, "--machine", small, HF_ENDPOINT=repo.server.url)
+    done = moetool_here("plan", REPO, "--machine", small, HF_ENDPOINT=repo.server.url)
     assert done.code == 3
     assert "Nothing fits. IQ1_S comes nearest" in done.out
     assert "GiB more of RAM" in done.err
     assert "moetool pull" not in done.out
-    document = moetool("plan", REPO, "--machine", small, "-o", "json", HF_ENDPOINT=repo.server.url).document
+    document = moetool_here(
+        "plan", REPO, "--machine", small, "-o", "json", HF_ENDPOINT=repo.server.url
+    ).document
     assert (document["exit_code"], document["data"]["pick"]) == (3, None)
     assert document["data"]["remedies"]
 
 
-def test_a_repo_that_is_not_there(moetool: Moetool, repo: HubWorld, tmp_path: Path) -> None:
-    assert plan(moetool, repo, tmp_path, "org/other-GGUF").code == 5
-    offline = plan(moetool, repo, tmp_path, REPO, HF_HUB_OFFLINE="1")
+def test_a_repo_that_is_not_there(moetool_here: Moetool, repo: HubWorld, tmp_path: Path) -> None:
+    assert plan(moetool_here, repo, tmp_path, "org/other-GGUF").code == 5
+    offline = plan(moetool_here, repo, tmp_path, REPO, HF_HUB_OFFLINE="1")
     assert offline.code == 1
     assert "HF_HUB_OFFLINE" in offline.err
 
 
-def test_pull_takes_what_fits_this_machine(moetool: Moetool, world: HubWorld, measured: None) -> None:
+def test_pull_takes_what_fits_this_machine(moetool_here: Moetool, world: HubWorld) -> None:
     huge = quant_file("DeepSeek", "BF16", WORDS, 384)
     files = {"demo-BF16.gguf": huge, "demo-Q8_0.gguf": demo_model_path().read_bytes()}
     world.server.put(REPO, files)
-    dry = moetool("pull", REPO, "--dry-run", HF_ENDPOINT=world.server.url)
+    dry = moetool_here("pull", REPO, "--dry-run", HF_ENDPOINT=world.server.url)
     assert dry.code == 0, dry.err
     assert f"{REPO}:Q8_0" in dry.out
     assert "does not fit" in dry.err
-    done = moetool("pull", REPO, "-o", "json", HF_ENDPOINT=world.server.url)
+    done = moetool_here("pull", REPO, "-o", "json", HF_ENDPOINT=world.server.url)
     assert done.document["data"]["quant"] == "Q8_0"
 
 
-def test_without_a_hub_pull_chooses_from_what_is_here(
-    moetool: Moetool, world: HubWorld, measured: None
-) -> None:
+def test_without_a_hub_pull_chooses_from_what_is_here(moetool_here: Moetool, world: HubWorld) -> None:
     demo = demo_model_path().read_bytes()
     world.server.put(REPO, {"demo-Q8_0.gguf": demo, "demo-Q4_0.gguf": demo + bytes(32)})
     cache = {"HF_HOME": str(world.home)}
-    dry = moetool("pull", REPO, "--dry-run", HF_ENDPOINT=world.server.url, **cache)
+    dry = moetool_here("pull", REPO, "--dry-run", HF_ENDPOINT=world.server.url, **cache)
     assert f"moetool pull {REPO}:Q8_0" in dry.out
     pull(world, f"{REPO}:Q4_0")
-    gone = moetool("pull", REPO, "-o", "json", **cache)
+    gone = moetool_here("pull", REPO, "-o", "json", **cache)
     assert gone.document["data"]["quant"] == "Q4_0"
     assert "cannot be reached" in gone.err
 
 
-def test_pull_downloads_nothing_where_nothing_fits(moetool: Moetool, world: HubWorld, measured: None) -> None:
+def test_pull_downloads_nothing_where_nothing_fits(moetool_here: Moetool, world: HubWorld) -> None:
     world.server.put(REPO, {"demo-BF16.gguf": quant_file("DeepSeek", "BF16", WORDS, 384)})
-    done = moetool("pull", REPO, "--yes", HF_ENDPOINT=world.server.url)
+    done = moetool_here("pull", REPO, "--yes", HF_ENDPOINT=world.server.url)
     assert done.code == 3
     assert "does not fit" in done.err
     assert sum(entry.sent_bytes for entry in world.server.bodies()) < 4_000_000

@@ -29,20 +29,20 @@ def test_the_answer_and_nothing_else_is_on_stdout(moetool: Moetool) -> None:
     assert done.err == ""
 
 
-def test_a_schema_gives_exactly_one_valid_document(moetool: Moetool, tmp_path: Path) -> None:
+def test_a_schema_gives_exactly_one_valid_document(moetool_here: Moetool, tmp_path: Path) -> None:
     (tmp_path / "person.json").write_text(json.dumps(PERSON))
-    done = moetool("run", "demo", ADA, "--schema", "person.json")
+    done = moetool_here("run", "demo", ADA, "--schema", "person.json")
     assert done.code == 0
     assert json.loads(done.out) == {"name": "Ada Lovelace", "age": 36, "city": "London"}
 
 
-def test_the_default_model_is_the_demo_when_nothing_is_pulled(moetool: Moetool) -> None:
-    assert moetool("run", ADA).out == moetool("run", "demo", ADA).out
+def test_the_default_model_is_the_demo_when_nothing_is_pulled(moetool_here: Moetool) -> None:
+    assert moetool_here("run", ADA).out == moetool_here("run", "demo", ADA).out
 
 
-def test_argument_file_and_pipe_are_joined(moetool: Moetool, tmp_path: Path) -> None:
+def test_argument_file_and_pipe_are_joined(moetool_here: Moetool, tmp_path: Path) -> None:
     (tmp_path / "task.txt").write_text("Extract name, age and city as JSON:")
-    piped = moetool("run", "demo", "-f", "task.txt", stdin="Ada Lovelace, 36, London.\n")
+    piped = moetool_here("run", "demo", "-f", "task.txt", stdin="Ada Lovelace, 36, London.\n")
     assert json.loads(piped.out)["name"] == "Ada Lovelace"
 
 
@@ -50,8 +50,8 @@ def test_the_whole_prompt_may_come_through_a_pipe(moetool: Moetool) -> None:
     assert moetool("run", "demo", stdin=ADA).out == moetool("run", "demo", ADA).out
 
 
-def test_the_document_has_the_answer_the_plan_and_both_sides_of_the_promise(moetool: Moetool) -> None:
-    done = moetool("run", "demo", ADA, "--output", "json")
+def test_the_document_has_the_answer_the_plan_and_both_sides_of_the_promise(moetool_here: Moetool) -> None:
+    done = moetool_here("run", "demo", ADA, "--output", "json")
     document = done.document
     assert (document["moetool"], document["command"], document["status"]) == (1, "run", "ok")
     assert document["exit_code"] == done.code == 0
@@ -65,10 +65,10 @@ def test_the_document_has_the_answer_the_plan_and_both_sides_of_the_promise(moet
     assert data["measured"]["decode_tok_s"] > 0
 
 
-def test_a_seed_repeats_a_run_and_another_seed_does_not(moetool: Moetool) -> None:
+def test_a_seed_repeats_a_run_and_another_seed_does_not(moetool_here: Moetool) -> None:
     def once(seed: str) -> str:
         flags = ["--raw", "--temp", "3", "--top-k", "0", "--top-p", "1", "--min-p", "0", "-n", "12"]
-        return moetool("run", "demo", "Once upon", *flags, "--seed", seed).out
+        return moetool_here("run", "demo", "Once upon", *flags, "--seed", seed).out
 
     first = once("7")
     assert first == once("7")
@@ -84,15 +84,15 @@ def test_a_seed_repeats_a_run_and_another_seed_does_not(moetool: Moetool) -> Non
         (["--grammar", 'root ::= "left" | "right"'], {"left", "right"}),
     ],
 )
-def test_other_constraints_hold(moetool: Moetool, flags: list[str], expected: set[str] | None) -> None:
-    done = moetool("run", "demo", "Which one?", *flags)
+def test_other_constraints_hold(moetool_here: Moetool, flags: list[str], expected: set[str] | None) -> None:
+    done = moetool_here("run", "demo", "Which one?", *flags)
     assert done.code == 0, done.err
     answer = done.out.strip()
     assert answer in expected if expected else len(answer) <= 5
 
 
-def test_an_answer_cut_inside_its_schema_is_closed_and_says_so(moetool: Moetool) -> None:
-    done = moetool("run", "demo", ADA, "--schema", json.dumps(PERSON), "-n", "5")
+def test_an_answer_cut_inside_its_schema_is_closed_and_says_so(moetool_here: Moetool) -> None:
+    done = moetool_here("run", "demo", ADA, "--schema", json.dumps(PERSON), "-n", "5")
     assert done.code == 0
     document = json.loads(done.out)
     assert document["name"].startswith("A")
@@ -101,21 +101,21 @@ def test_an_answer_cut_inside_its_schema_is_closed_and_says_so(moetool: Moetool)
     assert done.out.rstrip("\n").endswith(done.err.rstrip("\n").rpartition("model's: ")[2])
 
 
-def test_a_closed_answer_is_marked_in_its_document(moetool: Moetool) -> None:
-    data = moetool("run", "demo", ADA, "--schema", json.dumps(PERSON), "-n", "5", "-o", "json").document[
+def test_a_closed_answer_is_marked_in_its_document(moetool_here: Moetool) -> None:
+    data = moetool_here("run", "demo", ADA, "--schema", json.dumps(PERSON), "-n", "5", "-o", "json").document[
         "data"
     ]
     assert (data["finish_reason"], data["closed"], data["generated_tokens"]) == ("length", True, 5)
     assert data["text"].endswith(data["closing"])
-    whole = moetool("run", "demo", ADA, "--schema", json.dumps(PERSON), "-o", "json").document["data"]
+    whole = moetool_here("run", "demo", ADA, "--schema", json.dumps(PERSON), "-o", "json").document["data"]
     assert (whole["closed"], whole["closing"]) == (False, "")
 
 
-ENDLESS = json.dumps({"type": "array", "items": {"type": "integer"}, "minItems": 90000})
+ENDLESS = json.dumps({"type": "array", "items": {"type": "boolean"}, "minItems": 90000})
 
 
-def test_an_answer_that_nothing_short_closes_is_not_printed(moetool: Moetool) -> None:
-    done = moetool("run", "demo", ADA, "--schema", ENDLESS, "-n", "5")
+def test_an_answer_that_nothing_short_closes_is_not_printed(moetool_here: Moetool) -> None:
+    done = moetool_here("run", "demo", ADA, "--schema", ENDLESS, "-n", "5")
     assert done.code == 4
     assert done.out == ""
     assert "broke off" in done.err
@@ -123,8 +123,8 @@ def test_an_answer_that_nothing_short_closes_is_not_printed(moetool: Moetool) ->
     assert "hint:" in done.err
 
 
-def test_a_broken_off_answer_in_a_document_is_marked_as_such(moetool: Moetool) -> None:
-    done = moetool("run", "demo", ADA, "--schema", ENDLESS, "-n", "5", "-o", "json")
+def test_a_broken_off_answer_in_a_document_is_marked_as_such(moetool_here: Moetool) -> None:
+    done = moetool_here("run", "demo", ADA, "--schema", ENDLESS, "-n", "5", "-o", "json")
     document = done.document
     assert done.code == document["exit_code"] == 4
     assert document["errors"][0]["code"] == "output-invalid"
@@ -145,12 +145,12 @@ TWO_UNLIKE = json.dumps(
 )
 
 
-def test_best_effort_names_what_it_leaves_to_the_end_and_then_holds_it(moetool: Moetool) -> None:
-    refused = moetool("run", "demo", "List", "--schema", THREE_UNLIKE_BOOLEANS)
+def test_best_effort_names_what_it_leaves_to_the_end_and_then_holds_it(moetool_here: Moetool) -> None:
+    refused = moetool_here("run", "demo", "List", "--schema", THREE_UNLIKE_BOOLEANS)
     assert (refused.code, refused.out) == (2, "")
     assert "--schema-mode best-effort" in refused.err
     flags = ["--schema", THREE_UNLIKE_BOOLEANS, "--schema-mode", "best-effort", "--temp", "1"]
-    done = moetool("run", "demo", "List", *flags, "--retries", "2")
+    done = moetool_here("run", "demo", "List", *flags, "--retries", "2")
     assert (done.code, done.out) == (4, "")
     assert "Checked only at the end: The schema uses 'uniqueItems'" in done.err
     assert "Tried 3 times" in done.err
@@ -158,11 +158,11 @@ def test_best_effort_names_what_it_leaves_to_the_end_and_then_holds_it(moetool: 
     assert "non-unique" in done.err
 
 
-def test_an_invalid_answer_is_tried_anew_with_another_seed(moetool: Moetool) -> None:
+def test_an_invalid_answer_is_tried_anew_with_another_seed(moetool_here: Moetool) -> None:
     flags = ["--schema", TWO_UNLIKE, "--schema-mode", "best-effort", "--temp", "2", "-o", "json"]
     tried = []
     for seed in range(1, 9):
-        document = moetool("run", "demo", "Two", *flags, "--retries", "9", "--seed", str(seed)).document
+        document = moetool_here("run", "demo", "Two", *flags, "--retries", "9", "--seed", str(seed)).document
         assert document["exit_code"] == 0
         assert sorted(json.loads(document["data"]["text"])) == ["a", "b"]
         assert document["data"]["seed"] == seed + document["data"]["retries"]
@@ -172,19 +172,19 @@ def test_an_invalid_answer_is_tried_anew_with_another_seed(moetool: Moetool) -> 
     assert tried[-1] > 0
 
 
-def test_retries_that_cannot_help_are_refused(moetool: Moetool) -> None:
+def test_retries_that_cannot_help_are_refused(moetool_here: Moetool) -> None:
     flags = ["--schema", TWO_UNLIKE, "--schema-mode", "best-effort", "--temp", "0"]
-    done = moetool("run", "demo", "Two", *flags, "--retries", "2")
+    done = moetool_here("run", "demo", "Two", *flags, "--retries", "2")
     assert (done.code, done.out) == (2, "")
     assert "same answer" in done.err
-    assert moetool("run", "demo", "Two", "--retries", "2").code == 2
-    assert moetool("run", "demo", "Two", "--schema-mode", "best-effort").code == 2
+    assert moetool_here("run", "demo", "Two", "--retries", "2").code == 2
+    assert moetool_here("run", "demo", "Two", "--schema-mode", "best-effort").code == 2
 
 
-def test_stop_strings_and_limits(moetool: Moetool) -> None:
-    whole = moetool("run", "demo", ADA).out
-    assert moetool("run", "demo", ADA, "--stop", ', "age"').out == whole.split(', "age"')[0] + "\n"
-    data = moetool("run", "demo", ADA, "-n", "3", "-o", "json").document["data"]
+def test_stop_strings_and_limits(moetool_here: Moetool) -> None:
+    whole = moetool_here("run", "demo", ADA).out
+    assert moetool_here("run", "demo", ADA, "--stop", ', "age"').out == whole.split(', "age"')[0] + "\n"
+    data = moetool_here("run", "demo", ADA, "-n", "3", "-o", "json").document["data"]
     assert (data["generated_tokens"], data["finish_reason"]) == (3, "length")
 
 
@@ -196,7 +196,11 @@ def test_ctrl_c_stops_the_answer_and_exits_130(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         env=clean_environment(tmp_path),
     )
-    time.sleep(3)
+    # It takes interrupts for what they are from before the model is loaded.
+    deadline = time.monotonic() + 20
+    while b"demo.gguf" not in Path(f"/proc/{process.pid}/maps").read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130

@@ -72,19 +72,19 @@ def test_entries_that_make_no_sense_are_left_out() -> None:
     assert parse_search(json.dumps(entries).encode()) == [("org/a", 0)]
 
 
-def test_the_command(full: HubWorld, moetool: Moetool) -> None:
+def test_the_command(full: HubWorld, moetool_here: Moetool) -> None:
     where = {"HF_ENDPOINT": full.server.url}
-    done = moetool("search", "moe", **where)
+    done = moetool_here("search", "moe", **where)
     assert done.code == 0, done.err
     head, first, second, *_ = done.out.splitlines()
     assert head.split() == ["repo", "downloads", "quants", "GiB", "fits", "here"]
     assert first.split()[:5] == ["org/Moe-1T-GGUF", "90.0", "k", "1", "503.0"]
     assert second.split()[:7] == ["org/Moe-30B-GGUF", "5.00", "k", "3", "9.0", "–", "30.0"]
     assert done.out.splitlines()[-1].startswith("moetool plan org/")
-    data = moetool("search", "30b", "-o", "json", **where).document["data"]
+    data = moetool_here("search", "30b", "-o", "json", **where).document["data"]
     assert data["repos"][0]["quants"][0] == {"quant": "Q8_0", "size_bytes": 30 * GIB}
-    assert moetool("search", "nothing-like-it", **where).code == 5
-    assert moetool("search").code == 2
+    assert moetool_here("search", "nothing-like-it", **where).code == 5
+    assert moetool_here("search").code == 2
 
 
 def test_list_says_what_a_model_is_and_whether_it_fits(moetool_here: Moetool, tmp_path: Path) -> None:

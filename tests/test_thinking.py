@@ -349,22 +349,22 @@ def thinker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_thinking_never_reaches_stdout(moetool: Moetool, thinker: Path) -> None:
+def test_thinking_never_reaches_stdout(moetool_here: Moetool, thinker: Path) -> None:
     asked = ["run", str(thinker), "What is the capital of France?", "-n", "8"]
-    done = moetool(*asked)
+    done = moetool_here(*asked)
     assert (done.code, done.out, done.err) == (0, "", "")
-    data = moetool(*asked, "-o", "json").document["data"]
+    data = moetool_here(*asked, "-o", "json").document["data"]
     assert data["text"] == ""
     assert data["thinking"]
-    off = moetool(*asked[:-2], "--think", "off", "-o", "json").document["data"]
+    off = moetool_here(*asked[:-2], "--think", "off", "-o", "json").document["data"]
     assert (off["text"], off["thinking"]) == ("The capital of France is Paris.", None)
 
 
-def test_a_schema_is_for_the_answer(moetool: Moetool, thinker: Path) -> None:
+def test_a_schema_is_for_the_answer(moetool_here: Moetool, thinker: Path) -> None:
     asked = ["run", str(thinker), "Is Rome the capital of Italy?", "--choice", "yes,no", "-n", "20"]
-    done = moetool(*asked)
+    done = moetool_here(*asked)
     assert (done.code, done.out) == (4, "")
-    off = moetool(*asked, "--think", "off")
+    off = moetool_here(*asked, "--think", "off")
     assert (off.code, off.out.strip() in {"yes", "no"}) == (0, True)
 
 
