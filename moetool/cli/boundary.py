@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -140,9 +140,21 @@ def _bug(error: Exception) -> MoetoolError:
     )
 
 
-# Wordings of the libraries that parse the command line -> ours.
-_REWORDED = (
+def _out_of_range(found: re.Match[str]) -> str:
+    """From a value and the bounds that it breaks ("3.0 is not in the range 0<=x<=1"): the one it breaks."""
+    value, least, most = found.groups()
+    is_low = least is not None and float(value) < float(least)
+    return f"this must be at least {least}" if is_low else f"this must be at most {most}"
+
+
+# Wordings of the libraries that parse the command line -> ours. "Input should …" is typer 0.29's.
+_NUMBER = r"(-?[\d.e+]+)"
+_REWORDED: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^Invalid value for '([^']+)'[^:]*: ", r"\1: "),
+    (r"'[^']*' is not a valid int.*", "this must be a whole number"),
+    (r"'[^']*' is not a valid float.*", "this must be a number"),
+    (rf"{_NUMBER} is not in the range x>={_NUMBER}\.$", r"this must be at least \2"),
+    (rf"{_NUMBER} is not in the range {_NUMBER}<=x<={_NUMBER}\.$", _out_of_range),
     (r"Input should be a valid integer.*", "this must be a whole number"),
     (r"Input should be a valid number.*", "this must be a number"),
     (r"Input should be greater than or equal to ", "this must be at least "),

@@ -1,16 +1,20 @@
 """The door to llama.cpp: one copy of its libraries, the ggml functions Python has no binding for, its log.
 
-Nothing here knows what a plan or a prompt is. `llama_cpp` costs ~0.1 s to import, so it is imported by the
-first call and not before.
+Nothing here knows what a plan or a prompt is. The library is loaded by the first call and not before.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib
+import importlib.util
+import re
+import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from moetool.engine.aborts import catch_aborts
@@ -106,21 +110,42 @@ def captured_log() -> Iterator[Log]:
 def library() -> Any:
     """The module of low-level functions (`llama_*`), initialised once, its log caught."""
     try:
-        import llama_cpp
-        from llama_cpp import llama_cpp as lib
+        lib = _import_bindings()
     except (ImportError, OSError, RuntimeError) as error:
         raise EngineError(
             f"llama-cpp-python cannot be loaded: {error}", "install it with scripts/install.sh"
         ) from error
-    if llama_cpp.__version__ != LLAMA_CPP_PYTHON:
-        raise EngineError(
-            f"llama-cpp-python {llama_cpp.__version__} is installed, this moetool speaks {LLAMA_CPP_PYTHON}",
-            f"pip install llama-cpp-python=={LLAMA_CPP_PYTHON}",
-        )
     _catch_log(lib)
     catch_aborts(lib)
     lib.llama_backend_init()
     return lib
+
+
+def _import_bindings() -> Any:
+    """llama_cpp.llama_cpp alone: its package imports the high-level classes too, with numpy and jinja2,
+    which takes longer (70 ms) than all the rest. The package is left as if it had never been asked for."""
+    if "llama_cpp" in sys.modules:
+        return importlib.import_module("llama_cpp.llama_cpp")
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or spec.origin is None:
+        raise ImportError("there is no package llama_cpp")
+    _require_version(Path(spec.origin).read_text(encoding="utf-8"))
+    sys.modules["llama_cpp"] = importlib.util.module_from_spec(spec)
+    try:
+        return importlib.import_module("llama_cpp.llama_cpp")
+    finally:
+        del sys.modules["llama_cpp"]
+
+
+def _require_version(init_text: str) -> None:
+    """EngineError unless a package's `__init__.py` says that it is the version whose structs we know."""
+    found = re.search(r'(?m)^__version__ = "([^"]+)"', init_text)
+    version = found[1] if found else "of an unknown version"
+    if version != LLAMA_CPP_PYTHON:
+        raise EngineError(
+            f"llama-cpp-python {version} is installed, this moetool speaks {LLAMA_CPP_PYTHON}",
+            f"pip install llama-cpp-python=={LLAMA_CPP_PYTHON}",
+        )
 
 
 def _catch_log(lib: Any) -> None:

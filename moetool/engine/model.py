@@ -8,10 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from moetool.engine.library import Log, captured_log, library
 from moetool.engine.measured import BufferSize, parse_buffers
@@ -22,7 +19,11 @@ from moetool.engine.vocabulary import Vocabulary
 from moetool.errors import ContextFull, EngineError, Interrupted
 from moetool.settings import Sampling, Settings
 
-Mask = Callable[[npt.NDArray[np.float32]], None]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Mask = Callable[[npt.NDArray[np.float32]], None]
 
 # Shorter batches are waited for: the callback runs before each graph node, which costs nothing beside a long
 # batch but would cost a small model dearly on a single token.
@@ -218,6 +219,8 @@ class Engine:
 
     def logits(self) -> npt.NDArray[np.float32]:
         """The last token's logits, [n_vocab]: a view to read and to write, valid until `decode`."""
+        import numpy as np  # 60 ms, which pass while a model is loading
+
         pointer = self._lib.llama_get_logits_ith(self._context, -1)
         address = ctypes.addressof(pointer.contents)
         buffer = (ctypes.c_float * self.vocabulary.n_vocab).from_address(address)
