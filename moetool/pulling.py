@@ -77,7 +77,7 @@ def pull_model(  # noqa: PLR0913 (keywords: each is a flag of the command or a d
             raise
         if local is None:
             raise unclear or error from None
-        return _without_hub(local, hub.cache_dir, error, on_progress)
+        return _without_hub(local, hub.cache_dir, error, include, on_progress)
     files, result = _plan(listing, wanted, include, choose)
     if dry_run:
         return _foreseen(hub, listing, files, result, read_free_bytes)
@@ -219,12 +219,19 @@ def _find_here(
 
 
 def _without_hub(
-    local: LocalModel, cache_dir: Path, error: HubError, on_progress: OnProgress | None
+    local: LocalModel,
+    cache_dir: Path,
+    error: HubError,
+    include: Sequence[str],
+    on_progress: OnProgress | None,
 ) -> PullResult:
+    from moetool.names import parse_sidecar
     from moetool.store import verify_local
 
     if not local.verified:
         local = verify_local(local, cache_dir, on_progress)
+    here = {parse_sidecar(path.name) for path in local.sidecars}
+    missing = " and ".join(kind for kind in dict.fromkeys(include) if kind not in here)
     return PullResult(
         name=local.name,
         repo=local.repo,
@@ -233,5 +240,8 @@ def _without_hub(
         files=tuple(p.name for p in local.paths),
         size_bytes=local.size_bytes,
         paths=local.paths,
-        notices=(f"{error.message} What is on this disk was taken; it may not be the newest.",),
+        notices=(
+            f"{error.message} What is on this disk was taken; it may not be the newest.",
+            *([f"No {missing} is beside it, and none could be looked for."] if missing else []),
+        ),
     )

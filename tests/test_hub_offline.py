@@ -50,6 +50,7 @@ def test_without_a_hub_what_is_here_is_taken_at_once(world: HubWorld, how: str) 
     assert (result.fetched_bytes, len(world.server.log)) == (0, n_requests)
     assert result.paths[0].read_bytes() == files["moe-Q8_0.gguf"]
     assert "may not be the newest" in result.notices[0]
+    assert "mmproj" in pull(world, "moe", include=["mmproj"]).notices[1]
     if how == "dead":
         return
     child = world.start(PULL, REPO, HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9")

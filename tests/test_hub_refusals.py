@@ -57,6 +57,10 @@ def test_no_room_on_the_disk_is_said_before_the_download(world: HubWorld) -> Non
     ) as caught:
         pull(world, read_free_bytes=lambda folder: 1000)
     assert caught.value.exit_code == 3
+    with pytest.raises(
+        DiskFull, match=r"the disk has .* \(700,000 bytes\) free, and 0.07 GB of that stay free"
+    ):
+        pull(world, read_free_bytes=lambda folder: 700_000)
     assert world.server.bodies() == []
     pull(world)
     pull(world, read_free_bytes=lambda folder: 0)  # nothing to write, nothing needed

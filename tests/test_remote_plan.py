@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -53,8 +54,23 @@ def test_a_table_with_the_pick_marked_and_the_next_command(
     assert lines[-1] == f"moetool pull {REPO}:Q8_0"
     assert max(map(len, lines)) <= 160
     assert not [line for line in lines if line != line.rstrip()]
-    narrow = plan(moetool_here, repo, tmp_path, REPO, COLUMNS="100").out.splitlines()
-    assert max(map(len, narrow[:-1])) <= 100
+
+
+def test_on_a_narrow_screen_the_numbers_stay(moetool_here: Moetool, repo: HubWorld, tmp_path: Path) -> None:
+    def lines(columns: int) -> list[str]:
+        return plan(moetool_here, repo, tmp_path, REPO, COLUMNS=str(columns)).out.splitlines()
+
+    wide, narrow, slim = lines(100), lines(60), lines(40)
+    assert all(len(line) <= 100 for line in wide)
+    assert all(len(line) <= 60 for line in narrow)
+    assert all(len(line) <= 40 for line in slim)
+    row = re.compile(r"▸ +Q8_0 +30\.2 +\d+\.\d +\d+\.\d +\d+\.\d – \d+\.\d")
+    assert any("experts of" in line for line in wide)
+    for shown in (wide, narrow):
+        assert any(row.match(line) for line in shown)
+    assert "(this screen is too narrow for: placement)" in narrow
+    assert any(line.startswith("(this screen is too narrow for:") for line in slim)
+    assert not any("…" in line for line in (*wide, *narrow, *slim))
 
 
 def test_the_document_holds_the_pick_the_candidates_and_the_cost(

@@ -129,6 +129,23 @@ def test_whole_shards_of_an_unfinished_pull_are_left_too(world: HubWorld) -> Non
     assert [p.read_bytes() for p in blobs(world).iterdir()] == [b"x" * 10]
 
 
+def test_leftovers_go_for_the_name_of_one_quant_only_after_asking(
+    world: HubWorld, moetool_here: Moetool
+) -> None:
+    world.server.put(REPO, {"moe-Q8_0.gguf": noise(200_000)})
+    world.server.fault("/cdn/", drop_after=100_000)
+    world.hub = replace(world.hub, retry=replace(world.hub.retry, attempts=1))
+    failure(world)
+    cache = {"HF_HUB_CACHE": str(world.cache_dir)}
+    other = moetool_here("rm", f"{REPO}:Q4_K_M", "--yes", **cache)
+    assert other.code == 5
+    assert "unfinished pulls of org/Moe-GGUF have left" in other.err
+    assert "without --yes" in other.err
+    assert plan_leftovers(REPO, world.cache_dir) is not None
+    assert moetool_here("rm", REPO, "--yes", **cache).code == 0
+    assert plan_leftovers(REPO, world.cache_dir) is None
+
+
 def test_what_is_being_pulled_stays(world: HubWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     world.server.put(REPO, {"moe-Q8_0.gguf": noise(200_000)})
     monkeypatch.setenv("HF_HUB_CACHE", str(world.cache_dir))

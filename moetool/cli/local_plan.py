@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -103,4 +102,4 @@ def _show(plan: Plan, name: str, asked: Asked) -> None:
         flags += ["--machine", asked.machine] if asked.machine else []
         command = ["moetool", "plan", name, *flags, "--emit", "llama-server"]
     others = make_alternatives(plan) if plan.fits else ()
-    show_plan(plan, expected_loss(plan.anatomy), others, tuple(remedies(plan)), shlex.join(command))
+    show_plan(plan, expected_loss(plan.anatomy), others, tuple(remedies(plan)), command)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -175,7 +174,7 @@ def make_labels(quants: Sequence[QuantFiles]) -> list[str]:
     ]
 
 
-def show_remote(found: RemoteChoice, next_command: str, *, on_stderr: bool = False) -> None:
+def show_remote(found: RemoteChoice, next_command: Sequence[str], *, on_stderr: bool = False) -> None:
     """The table for people."""
     from moetool.render.choice import HeaderCost, show_choice
 
@@ -216,7 +215,7 @@ def plan_remote(name: ModelName, read_machine: Callable[[], Machine], asked: Ask
         print_result("plan", document, problem)
         return
     else:
-        show_remote(found, "" if problem else f"moetool pull {shlex.quote(found.name)}")
+        show_remote(found, () if problem else ("moetool", "pull", found.name))
     if problem:
         raise problem
 
@@ -257,7 +256,7 @@ def choose_for_pull(name: ModelName, revision: str, kinds: Sequence[str], *, ask
             raise
         return name.text
     found = check_pick(found)
-    show_remote(found, "", on_stderr=True)
+    show_remote(found, (), on_stderr=True)
     problem = refusal(found)
     if problem:
         raise problem

@@ -23,11 +23,11 @@ def rm(
 
     moetool rm org/repo:Q4_K_M
     """
-    removal = _find(model)
+    removal = _find(model, unasked=yes)
     if not (yes or _agrees(removal, output)):
         typer.echo("Nothing was removed.", err=True)
         return
-    _remove(model, removal)
+    _remove(model, removal, unasked=yes)
     if output is Output.json:
         from moetool import report
         from moetool.cli.boundary import print_result
@@ -39,10 +39,14 @@ def rm(
     show_removed(removal)
 
 
-def _find(text: str) -> Removal:
-    """What is to go. NotFound, or UsageError for what is not in the Hub's cache."""
+def _find(text: str, *, unasked: bool) -> Removal:
+    """What is to go. NotFound, or UsageError for what is not in the Hub's cache.
+
+    Nobody knows of which quant the leftovers of a repo are: they go for one's name only after asking.
+    """
     from moetool.errors import NotFound, UsageError
     from moetool.names import parse_model_name, show_name
+    from moetool.render.units import show_bytes
     from moetool.store import find_local, plan_leftovers, plan_removal, read_cache_dir
 
     name, cache_dir = parse_model_name(text), read_cache_dir()
@@ -54,10 +58,16 @@ def _find(text: str) -> Removal:
     leftovers = plan_leftovers(name.repo, cache_dir) if name.kind == "repo" else None
     if leftovers is None:
         raise NotFound(f"{show_name(text)} is not on this disk.", "moetool list shows what is.")
+    if unasked and (name.quant or name.file):
+        raise NotFound(
+            f"{show_name(text)} is not on this disk; unfinished pulls of {show_name(name.repo)} have left"
+            f" {show_bytes(leftovers.freed_bytes)}.",
+            "that may be of other quants: without --yes, you are asked about it",
+        )
     return leftovers
 
 
-def _remove(text: str, removal: Removal) -> None:
+def _remove(text: str, removal: Removal, *, unasked: bool) -> None:
     """Do what was agreed to, unless a pull is at work on it, or has been since."""
     from moetool.errors import MoetoolError
     from moetool.hub import hold_blobs
@@ -65,7 +75,7 @@ def _remove(text: str, removal: Removal) -> None:
 
     cache_dir = read_cache_dir()
     with hold_blobs(cache_dir, removal.repo, removal.digests):
-        if _find(text) != removal:
+        if _find(text, unasked=unasked) != removal:
             raise MoetoolError(
                 f"What there is of {removal.name} has just changed; nothing was removed.", "Try again."
             )

@@ -277,7 +277,8 @@ def check_disk(
         needed = sum(missing_bytes(hub.cache_dir, listing, f) for f in files)
         free = (read_free_bytes or _read_free_bytes)(hub.cache_dir)
     if needed and needed + SPARE_BYTES > free:
-        message = f"{listing.repo} needs {_gb(needed)} more, and the disk has {_gb(free)} free."
+        message = f"{listing.repo} needs {_gb(needed)} more, the disk has {_gb(free)} free"
+        message += "." if needed > free else f", and {SPARE_BYTES / 1e9:.2f} GB of that stay free."
         raise DiskFull(message, f"Free some space at {hub.cache_dir}, or set HF_HOME to a larger disk.")
     return needed
 

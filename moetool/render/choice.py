@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rich.cells import cell_len
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -13,11 +15,13 @@ from moetool.choice import Choice, Option
 from moetool.plan import Plan
 from moetool.render.plain import safe_line
 from moetool.render.plan import device_bytes, placement_phrase, quality_band
-from moetool.render.tables import machine_phrase, model_phrase, show, show_command
+from moetool.render.tables import console, error_console, machine_phrase, model_phrase, show, show_command
 from moetool.render.units import show_bytes, show_gib, show_range
 
 _HEADS = ("", "quant", "file GiB", "VRAM", "RAM", "decode tok/s", "expected loss", "placement")
 _LEFT = {"", "quant", "expected loss", "placement"}
+# The last column is folded into several lines; it is left out where it would be narrower than this.
+_LEAST_PLACEMENT = 14
 
 
 @dataclass(frozen=True)
@@ -30,22 +34,23 @@ class HeaderCost:
 
 
 def show_choice(
-    choice: Choice, cost: HeaderCost, notes: Sequence[str], next_command: str, *, on_stderr: bool = False
+    choice: Choice, cost: HeaderCost, notes: Sequence[str], next_command: Sequence[str], *, on_stderr: bool
 ) -> None:
-    """The table, the sentence why, what it rests on, and what to type next ("" leaves that out)."""
-    show(*_parts(choice, cost, notes), on_stderr=on_stderr)
+    """The table, the sentence why, what it rests on, and what to type next, if anything."""
+    screen = error_console() if on_stderr else console()
+    show(*_parts(choice, cost, notes, screen.width), on_stderr=on_stderr)
     if next_command:
-        show_command(next_command)
+        show_command(*next_command)
 
 
-def _parts(choice: Choice, cost: HeaderCost, notes: Sequence[str]) -> Iterator[RenderableType]:
+def _parts(choice: Choice, cost: HeaderCost, notes: Sequence[str], width: int) -> Iterator[RenderableType]:
     plan = choice.nearest.plan
     model = model_phrase(plan.anatomy).replace(f", {plan.anatomy.quant},", ",", 1)
     yield Text(safe_line(f"{plan.anatomy.name}   {model}"), style="bold")
     yield Text(safe_line(f"This machine   {machine_phrase(plan.machine)}"))
     yield Text(f"Context        {plan.settings.n_ctx_seq} tokens, KV cache {_cache_types(plan)}")
     yield Text()
-    yield _table(choice)
+    yield from _table(choice, width)
     yield Text()
     yield Text(safe_line(_verdict(choice)), style="bold")
     yield from (Text(f"· {safe_line(remedy.text)}") for remedy in choice.remedies)
@@ -57,15 +62,26 @@ def _cache_types(plan: Plan) -> str:
     return f"{plan.settings.type_k}/{plan.settings.type_v}"
 
 
-def _table(choice: Choice) -> Table:
+def _table(choice: Choice, width: int) -> Iterator[RenderableType]:
+    """The quants; on a narrow screen without the last columns: numbers stay whole, and it is said."""
+    rows = [("▸" if option is choice.pick else "", *_cells(option)) for option in choice.options]
+    n_shown = _columns_that_fit(rows, width)
     table = Table(box=None, pad_edge=False)
-    for head in _HEADS:
+    for head in _HEADS[:n_shown]:
         table.add_column(head, justify="left" if head in _LEFT else "right", no_wrap=head != "placement")
-    for option in choice.options:
-        picked = option is choice.pick
-        style = "bold" if picked else "" if option.is_front else "dim"
-        table.add_row("▸" if picked else "", *_cells(option), style=style)
-    return table
+    for option, row in zip(choice.options, rows, strict=True):
+        style = "bold" if option is choice.pick else "" if option.is_front else "dim"
+        table.add_row(*row[:n_shown], style=style)
+    yield table
+    if n_shown < len(_HEADS):
+        yield Text(f"(this screen is too narrow for: {', '.join(_HEADS[n_shown:])})", style="dim")
+
+
+def _columns_that_fit(rows: Sequence[tuple[str, ...]], width: int) -> int:
+    """How many columns, from the first on, there is room for, with two blanks between them."""
+    cells = [max(map(cell_len, column)) for column in zip(_HEADS, *rows, strict=True)]
+    needed = [*cells[:-1], min(cells[-1], _LEAST_PLACEMENT)]
+    return sum(total <= width + 2 for total in itertools.accumulate(cell + 2 for cell in needed))
 
 
 def _cells(option: Option) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -14,7 +13,7 @@ from moetool.machine import Machine
 from moetool.names import parse_sidecar
 from moetool.pulling import PullResult
 from moetool.render.plain import safe_line
-from moetool.render.tables import facts_table, show
+from moetool.render.tables import facts_table, show, show_command
 from moetool.render.units import show_bytes, show_count, show_gib
 from moetool.store import Removal
 
@@ -52,7 +51,8 @@ def show_offered(offered: Sequence[Offered], machine: Machine) -> None:
         table.add_row(safe_line(found.repo), show_count(found.downloads), *_size_cells(item))
     room = f"By file size alone, with {show_gib(room_bytes(machine))} GiB of memory free."
     best = next((item.found.repo for item in offered if item.largest), offered[0].found.repo)
-    show(table, Text(), Text(room, style="dim"), Text(f"moetool plan {safe_line(best)}"))
+    show(table, Text(), Text(room, style="dim"))
+    show_command("moetool", "plan", best)
 
 
 def _size_cells(item: Offered) -> tuple[str, str, str]:
@@ -84,7 +84,8 @@ def show_pull(result: PullResult) -> None:
     show(facts_table(facts))
     if result.dry_run or not parse_sidecar(result.files[0]):
         verb = "pull" if result.dry_run else "run"
-        show(Text(), Text(f"moetool {verb} {shlex.quote(safe_line(result.name))}"))
+        show(Text())
+        show_command("moetool", verb, result.name)
 
 
 def removal_phrase(removal: Removal) -> str:

@@ -25,12 +25,12 @@ def show_plan(
     quality: Quality,
     alternatives: Sequence[Alternative],
     remedies: Sequence[Reason],
-    next_command: str,
+    next_command: Sequence[str],
 ) -> None:
     """One screen; `next_command` is shown for a plan that fits, `remedies` for one that does not."""
     show(*_parts(plan, quality, alternatives, remedies))
     if plan.fits:
-        show_command(next_command)
+        show_command(*next_command)
 
 
 def _parts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -59,9 +60,9 @@ def show(*parts: RenderableType, on_stderr: bool = False) -> None:
     screen.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
-def show_command(command: str) -> None:
-    """Something to type, on one line however long it is."""
-    console().print(Text(safe_line(command)), soft_wrap=True)
+def show_command(*words: str) -> None:
+    """Something to type, as a shell wants it, on one line however long it is."""
+    console().print(Text(safe_line(shlex.join(words))), soft_wrap=True)
 
 
 # -- phrases ----------------------------------------------------------------------------------------

@@ -302,6 +302,7 @@ def verify_local(model: LocalModel, cache_dir: Path, on_progress: OnProgress | N
             message = f"{show_name(path.name)} of {model.repo} is damaged: its bytes have changed."
             raise VerificationFailed(message, f"moetool pull {model.name} replaces it.")
         in_repo = path.as_posix().rpartition(f"/snapshots/{model.revision}/")[2]
-        file = ModelFile(in_repo, path.stat().st_size, sha256=digest)
+        stated = {"sha256": digest} if len(digest) == 64 else {"git_oid": digest}
+        file = ModelFile(in_repo, path.stat().st_size, **stated)
         write_record(cache_dir, model.repo, model.revision, file, path)
     return replace(model, verified=True)
