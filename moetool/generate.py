@@ -87,10 +87,10 @@ class Token:
 @dataclass(frozen=True)
 class Stats:
     """What one generation did; seconds from the first prompt token on. `prompt_tokens` were read,
-    `reused_tokens` were there before them. `complete` tells, under a grammar,
-    whether the text is a whole sentence of it (None without one); `closing` is the end of the text that the
-    model did not write: what closes a sentence that a limit cut off. `decode_tok_s` counts the tokens after
-    the first, which belongs to the prompt's pass."""
+    `reused_tokens` were there before them, `shifted_tokens` were forgotten to make room. `complete` tells,
+    under a grammar, whether the text is a whole sentence of it (None without one); `closing` is the end of
+    the text that the model did not write: what closes a sentence that a limit cut off. `decode_tok_s` counts
+    the tokens after the first, which belongs to the prompt's pass."""
 
     finish_reason: str
     prompt_tokens: int
@@ -102,6 +102,7 @@ class Stats:
     decode_s: float
     closing: str = ""
     reused_tokens: int = 0
+    shifted_tokens: int = 0
 
     @property
     def prompt_tok_s(self) -> float | None:
@@ -142,12 +143,16 @@ class Generation:
         self._split = split
         self._thought = TextAssembler()
         self._n_reused = engine.n_past
+        self._n_shifted = 0
         self._n_generated = 0
         self._n_forced = 0
         self._rest = ""
         self._started = clock()
         self._prompted: float | None = None
         self._first: float | None = None
+        # Asked in a full context to make room for so many tokens; returns how many were forgotten for them.
+        # None, or 0: the answer ends there.
+        self.make_room: Callable[[int], int] | None = None
         self.pending = list(prompt)  # to be decoded before more can be drawn
         self.reason = ""  # why it ended
         self.text = ""
@@ -171,10 +176,17 @@ class Generation:
             self.finish(reason)
 
     def _decode_more(self) -> None:
-        try:
-            self._engine.decode(self.pending)
-        except ContextFull:
-            self.reason = CONTEXT
+        while True:
+            try:
+                self._engine.decode(self.pending)
+            except ContextFull:
+                n_forgotten = self.make_room(len(self.pending)) if self.make_room is not None else 0
+                if not n_forgotten:
+                    self.reason = CONTEXT
+                    return
+                self._n_shifted += n_forgotten
+            else:
+                return
 
     def draw(self) -> Iterator[Token]:
         """The tokens that follow once `pending` was decoded: those have to be decoded next, unless something
@@ -261,6 +273,7 @@ class Generation:
             # A character that was cut in two is told as the model's.
             closing=closing.decode("utf-8", "ignore") if closing else "",
             reused_tokens=self._n_reused,
+            shifted_tokens=self._n_shifted,
         )
 
     def _closing(self, reason: str) -> bytes | None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_model import write_tiny_model
+from tiny_model import write_one_layer, write_tiny_model
 
+from moetool.anatomy import make_anatomy, why_no_shift
 from moetool.assets import demo_model_path
 from moetool.engine.model import Engine
-from moetool.errors import EngineError
+from moetool.errors import ContextFull, EngineError
+from moetool.gguf import open_header
 from moetool.prompt import keep_prefix
 from moetool.settings import Settings
 
@@ -113,6 +116,59 @@ def test_checkpoints_take_no_more_room_than_they_may(engine: Engine, monkeypatch
 
     assert left_after(1 << 30) == 60
     assert left_after(1) == 0
+
+
+# -- shifting ----------------------------------------------------------------------------------------
+
+
+def test_a_shifted_context_is_that_of_the_text_without_what_was_dropped(tmp_path: Path) -> None:
+    """Exactly so with one layer, whose keys and values depend on nothing but a token and its position."""
+    path = tmp_path / "one.gguf"
+    arch = write_one_layer(path)
+    header = open_header(path)
+    for kind, near in (("f16", 0.005), ("q8_0", 0.05)):
+        settings = replace(SETTINGS, n_ctx=300, type_k=kind, type_v=kind)
+        assert not why_no_shift(header, make_anatomy(header), settings)
+        with Engine([path], settings, arch) as engine:
+            expected = fresh_logits(engine, TEXT[:20] + TEXT[160:300] + OTHER)
+            everything = fresh_logits(engine, TEXT[:300])
+            with pytest.raises(ContextFull):
+                engine.decode(OTHER)
+            assert engine.make_room(20, len(OTHER)) == 140
+            assert engine.tokens == TEXT[:20] + TEXT[160:300]
+            engine.decode(OTHER)
+            off = float(np.abs(engine.logits() - expected).max()) / float(np.abs(expected).max())
+            assert off < near, (kind, off)
+            assert not agree(everything, expected)
+            # It is saved as it is now, and gone back in.
+            about = engine.memory.save(tmp_path / "state")
+            assert engine.memory.load(tmp_path / "state", about)
+            assert engine.rewind(100) == 100
+            engine.decode(TEXT[:20] + TEXT[160:300][80:])
+
+
+def test_room_is_made_of_half_of_what_may_go_or_more_and_never_of_all(tmp_path: Path) -> None:
+    path = tmp_path / "one.gguf"
+    with Engine([path], replace(SETTINGS, n_ctx=100), write_one_layer(path)) as engine:
+        engine.decode(TEXT[:100])
+        assert engine.make_room(99, 1) == 0
+        assert engine.make_room(100, 1) == 0
+        assert engine.make_room(60, 40) == 0
+        assert engine.make_room(60, 30) == 30
+        assert engine.n_past == 70
+        engine.decode(TEXT[:30])
+        assert engine.make_room(0, 1) == 50
+        # What was not decoded yet is not moved yet, and not saved.
+        engine.memory.save(tmp_path / "state")
+        assert engine.tokens == []
+
+
+def test_states_and_windows_make_no_room(engine: Engine) -> None:
+    engine.rewind(0)
+    engine.decode(TEXT)
+    if not has_states(engine):
+        assert engine.make_room(10, 100) == 0
+        assert engine.tokens == TEXT
 
 
 # -- on disk -----------------------------------------------------------------------------------------

@@ -240,3 +240,34 @@ def test_however_text_is_cut_into_tokens_it_ends_before_the_first_stop(
     assert text.startswith(shown)
     if not any(s in text for s in stop):
         assert shown == text
+
+
+def test_a_full_context_makes_room_and_goes_on_as_often_as_it_is_given() -> None:
+    script, pieces = letters("abcdefghij")
+    engine = ScriptedEngine([*script, END], pieces, n_ctx=6)
+    asked: list[int] = []
+
+    def make_room(n_more: int) -> int:
+        asked.append(n_more)
+        del engine.decoded[:2]
+        return 2
+
+    generation = Generation(engine, [7, 8, 9], Limits())
+    generation.make_room = make_room
+    assert "".join(token.text for token in generation) == "abcdefghij"
+    stats = generation.stats
+    assert stats is not None
+    assert (stats.finish_reason, stats.generated_tokens, stats.shifted_tokens) == ("stop", 10, 2 * len(asked))
+    assert asked == [1, 1, 1, 1]
+
+
+def test_room_that_cannot_be_made_ends_the_answer() -> None:
+    script, pieces = letters("abcdefghij")
+    grammar = ScriptedGrammar({2: (3, 4, 5)}, last=9, closing=b"]")
+    engine = ScriptedEngine([*script, END], pieces, n_ctx=6)
+    generation = Generation(engine, [7, 8, 9], Limits(), grammar)
+    generation.make_room = lambda n_more: 0
+    text = "".join(token.text for token in generation) + generation.rest()
+    stats = generation.stats
+    assert stats is not None
+    assert (text, stats.finish_reason, stats.shifted_tokens) == ("abcdef]", "context", 0)

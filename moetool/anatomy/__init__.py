@@ -7,6 +7,7 @@ a table (`facts`). Knows no machine and no placement.
 from moetool.anatomy.layers import CacheRow, Layer
 from moetool.anatomy.model import Anatomy, Sparse, make_anatomy
 from moetool.anatomy.roles import ROLES, Role, RoledTensor, role_of
+from moetool.anatomy.shifting import why_no_shift
 from moetool.anatomy.sizes import effective_size, kv_bytes_per_token, kv_window_bytes, state_bytes
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "make_anatomy",
     "role_of",
     "state_bytes",
+    "why_no_shift",
 ]

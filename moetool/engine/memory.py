@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,13 @@ class Memory:
         )
         self._checkpoints: list[_Checkpoint] = []
         self._marks: set[int] = set()
+        self._is_shifted = False  # and nothing was decoded since
         self.tokens: list[int] = []
+
+    def took(self, tokens: Sequence[int]) -> None:
+        """These were decoded."""
+        self.tokens.extend(tokens)
+        self._is_shifted = False
 
     def rewind(self, n_past: int) -> int:
         """Forget what came after the first `n_past` tokens; returns how many are left: fewer, or none, where
@@ -57,6 +63,23 @@ class Memory:
             n_past = self._restore_checkpoint()
         del self.tokens[n_past:]
         return n_past
+
+    # -- shifting --------------------------------------------------------------------------------
+
+    @property
+    def can_shift(self) -> bool:
+        """Does llama.cpp say that it can? Not always rightly: see anatomy.why_no_shift."""
+        return bool(self._lib.llama_memory_can_shift(self._memory))
+
+    def drop(self, start: int, count: int) -> None:
+        """Forget `count` tokens from the middle, and move what stands behind them up to `start`: their keys
+        are rotated to the new positions with the next batch, their values still know of what was dropped."""
+        end = start + count
+        self._lib.llama_memory_seq_rm(self._memory, 0, start, end)
+        self._lib.llama_memory_seq_add(self._memory, 0, end, -1, -count)
+        del self.tokens[start:end]
+        self._checkpoints.clear()
+        self._is_shifted = True
 
     # -- checkpoints -----------------------------------------------------------------------------
 
@@ -96,6 +119,9 @@ class Memory:
     def save(self, path: Path) -> dict[str, Any]:
         """Write everything that is remembered into a file, checkpoints behind llama.cpp's own format; returns
         what `load` must be told of it. EngineError with llama.cpp's reason."""
+        if self._is_shifted:
+            # llama.cpp would write keys that are not rotated yet.
+            self.rewind(0)
         tokens = (ctypes.c_int32 * len(self.tokens))(*self.tokens)
         with captured_log() as log:
             n_bytes = self._lib.llama_state_seq_save_file(

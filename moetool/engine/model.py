@@ -179,7 +179,7 @@ class Engine:
     def _submit(self, batch: Any, tokens: Sequence[int]) -> None:
         status = self._lib.llama_decode(self._context, batch)
         if status == _DECODE_OK:
-            self.tokens.extend(tokens)
+            self.memory.took(tokens)
         else:
             # Parts of a batch that were computed stay in memory: it must not differ from `tokens`.
             self.rewind(self.n_past)
@@ -200,6 +200,15 @@ class Engine:
         """Forget everything after the first `n_past` tokens; returns how many are left, which is fewer where
         the model's memory cannot go back so far (recurrent states, windows): see `Memory`."""
         return self.memory.rewind(n_past)
+
+    def make_room(self, keep: int, n_more: int) -> int:
+        """Forget the older half of what stands behind the first `keep` tokens, or more if `n_more` tokens
+        need it, and move the rest up; returns how many were forgotten, 0 where that is impossible."""
+        count = max((self.n_past - keep) // 2, self.n_past + n_more - self.n_ctx)
+        if not 0 < count < self.n_past - keep or not self.memory.can_shift:
+            return 0
+        self.memory.drop(keep, count)
+        return count
 
     def piece(self, token: int) -> bytes:
         """The bytes a token adds to the text."""
