@@ -75,7 +75,11 @@ def parse_conversation(text: str) -> Conversation:
         raise ValueError("it is not JSON") from None
     if not isinstance(document, dict) or document.get(_VERSION) != 1:
         raise ValueError(f'"{_VERSION}": 1 is missing')
-    messages = document.get("messages")
+    return parse_messages(document.get("messages"))
+
+
+def parse_messages(messages: object) -> Conversation:
+    """A conversation from a list of {"role": …, "content": …}; ValueError that says what is wrong with it."""
     if not isinstance(messages, list):
         raise ValueError("its messages are no list")  # noqa: TRY004 (the caller catches one kind)
     parsed = [_parse_message(message, n) for n, message in enumerate(messages, 1)]

@@ -6,6 +6,7 @@ MoetoolError            1  error
 ├── DoesNotFit          3  does-not-fit     memory or disk is too small
 │   └── DiskFull        3  disk-full
 ├── OutputInvalid       4  output-invalid   generated text breaks off inside its schema
+├── Unanswered          4  unanswered       some prompts of a batch have no valid answer
 ├── NotFound            5  not-found        file, repo or quant
 ├── VerificationFailed  6  verification     bytes are not what the Hub stated
 ├── Interrupted       130  interrupted      Ctrl-C
@@ -64,6 +65,13 @@ class OutputInvalid(MoetoolError):
     """The text that was generated is not a whole sentence of its grammar."""
 
     code = "output-invalid"
+    exit_code = 4
+
+
+class Unanswered(MoetoolError):
+    """A batch came to its end, and some of its prompts have no answer, or none that is valid."""
+
+    code = "unanswered"
     exit_code = 4
 
 

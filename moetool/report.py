@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from moetool.anatomy import Anatomy, Layer, RoledTensor, effective_size, state_bytes
+from moetool.batch.results import BatchDone
 from moetool.bench.report import BenchRow, row_fields
 from moetool.choice import Choice, Option
 from moetool.doctor import Doctor
@@ -276,6 +277,21 @@ def of_run(
             "total_bytes": sum(buffer.n_bytes for buffer in loaded.buffers),
             "buffers": [asdict(buffer) for buffer in loaded.buffers],
         },
+    }
+
+
+def of_batch(done: BatchDone) -> dict[str, Any]:
+    """What a batch has come to; the answers are in the file `out`."""
+    return {
+        "out": str(done.out),
+        "prompts": done.n_prompts,
+        "kept": done.n_kept,
+        "failed": done.n_failed,
+        "parallel": done.n_parallel,
+        "prompt_tokens": done.prompt_tokens,
+        "generated_tokens": done.generated_tokens,
+        "seconds": done.seconds,
+        "generated_tok_s": done.generated_tok_s,
     }
 
 

@@ -194,6 +194,21 @@ def test_forced_tokens_are_what_must_follow(tokenizer: Tokenizer) -> None:
     assert all(b'": "'.startswith(TOKENS[token]) for token in matcher.allowed())
 
 
+def test_a_copy_goes_its_own_way(tokenizer: Tokenizer) -> None:
+    first = make_matcher(tokenizer, parse_choice(["one", "only"]))
+    first.commit(ord("o"))
+    second = first.copy()
+    second.commit(ord("n"))
+    allowed = first.mask().copy()
+    second.commit(ord("l"))
+    assert second.allowed().tolist() == [ord("y")]
+    assert (first.mask() == allowed).all()
+    for token in b"ne":
+        first.commit(token)
+    assert first.is_complete()
+    assert (first.closing(99), second.closing(99)) == (b"", b"y")
+
+
 def test_an_answer_ends_where_the_grammar_says(tokenizer: Tokenizer) -> None:
     matcher = make_matcher(tokenizer, parse_grammar("number"))
     for token in b"12":

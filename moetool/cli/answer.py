@@ -29,6 +29,7 @@ from moetool.speed import Speed
 
 if TYPE_CHECKING:
     from moetool.cli.session import Session
+    from moetool.engine.slots import Slot, Slots
     from moetool.kept_sessions import SessionFiles
 
 # Less than this many bytes a token is worth counting exactly.
@@ -69,8 +70,7 @@ def answer_request(
     plan = plan_for(opened, read_this_machine(rpc=rpc), wishes)
     require_fit(plan, opened.model.name)
     sampling = choose_sampling(opened, sampling_flags)
-    if request.task.retries and sampling.temperature <= 0:
-        raise UsageError("At temperature 0 every retry gives the same answer", "raise --temperature")
+    require_chance(request.task, sampling)
     if not request.quiet:
         show_left_out(request.task)
     # llama.cpp reads the model without Python, which imports the rest meanwhile.
@@ -111,6 +111,12 @@ def _import_the_rest() -> None:
             import_module(name)
 
 
+def require_chance(task: Task, sampling: Sampling) -> None:
+    """UsageError when retries cannot help."""
+    if task.retries and sampling.temperature <= 0:
+        raise UsageError("At temperature 0 every retry gives the same answer", "raise --temperature")
+
+
 def require_fit(plan: Plan, name: str) -> None:
     """DoesNotFit, with what is missing and what would help, when a plan does not fit."""
     problem = refusal_of(plan, name)
@@ -146,10 +152,11 @@ def load_engine(opened: Opened, plan: Plan, is_cancelled: Callable[[], bool]) ->
         yield engine
 
 
-def matcher_maker(engine: Engine, constraint: Constraint | None) -> Callable[[], Matcher | None]:
+def matcher_maker(engine: Engine | Slots, constraint: Constraint | None) -> Callable[[], Matcher | None]:
     """Makes matchers of a constraint over the loaded model's vocabulary, each at the start of an answer.
 
-    The vocabulary is prepared once (0.2 s for 150k tokens), not for every retry or answer of a chat.
+    The vocabulary is prepared (0.2 s for 150k tokens) and the grammar compiled (a millisecond) once, not for
+    every retry, every answer of a chat or every prompt of a batch.
     """
     if constraint is None:
         return lambda: None
@@ -162,23 +169,29 @@ def matcher_maker(engine: Engine, constraint: Constraint | None) -> Callable[[],
     )
     # Tokens are checked first and masks are rare: the slower masks cost less than preparing fast ones.
     tokenizer = make_tokenizer(table, fast_masks=False)
-    return lambda: make_matcher(tokenizer, constraint)
+    return make_matcher(tokenizer, constraint).copy
 
 
 def prompt_of(engine: Engine, opened: Opened, request: Request) -> Prompt:
     """The request's prompt as tokens: through the chat template, or bare with --raw."""
     refuse_hopeless(engine, request.prompt)
-    template = opened.header.get_str("tokenizer.chat_template")
-    if request.raw or not template:
-        if not request.raw and not request.quiet:
-            notice("This model has no chat template: its text is continued as it stands.")
+    template = template_of(opened, request)
+    if not template:
         return Prompt(plain_tokens(engine.vocabulary, request.prompt))
     messages = [Message("system", request.system)] if request.system else []
     messages.append(Message("user", request.prompt))
     return chat_prompt(engine.vocabulary, template, messages, wished(request.think))
 
 
-def refuse_hopeless(engine: Engine, prompt: str) -> None:
+def template_of(opened: Opened, request: Request) -> str:
+    """The model's chat template; "" with --raw, and where it has none, which is said."""
+    template = "" if request.raw else opened.header.get_str("tokenizer.chat_template")
+    if not template and not request.raw and not request.quiet:
+        notice("This model has no chat template: its text is continued as it stands.")
+    return template
+
+
+def refuse_hopeless(engine: Engine | Slot, prompt: str) -> None:
     """ContextFull for a prompt that cannot fit however it is cut into tokens: cutting would take minutes."""
     n_ctx = engine.n_ctx
     if len(prompt) <= n_ctx * _USUAL_PIECE_BYTES:

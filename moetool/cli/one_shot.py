@@ -12,12 +12,12 @@ from moetool.cli.answer import Request, matcher_maker, prompt_of, stats_line
 from moetool.cli.boundary import print_result
 from moetool.cli.opening import Opened
 from moetool.cli.recording import keep_answer, load_of
-from moetool.cli.task import invalid_answer
+from moetool.cli.task import problem_of
 from moetool.cli.think import Think
 from moetool.cli.thoughts import Show, make_generation
 from moetool.engine.model import Engine
-from moetool.errors import ContextFull, Interrupted, MoetoolError, OutputInvalid
-from moetool.generate import CONTEXT, END_OF_TEXT, INTERRUPTED, LENGTH, Stats
+from moetool.errors import Interrupted, MoetoolError, OutputInvalid
+from moetool.generate import LENGTH, Stats
 from moetool.machine.paging import read_page_faults
 from moetool.plan import Plan
 from moetool.prompt import Prompt, keep_prefix
@@ -121,7 +121,7 @@ def _attempts(
         writer.write(generation.rest())
         stats = generation.stats
         assert stats is not None  # the iteration has ended
-        problem = _problem(stats, generation.text) or invalid_answer(request.task, generation.text)
+        problem = problem_of(request.task, stats, generation.text)
         yield _Attempt(generation.text, generation.thinking, stats, problem, seed, retry)
         if not isinstance(problem, OutputInvalid):
             return
@@ -132,23 +132,6 @@ def _thinking_writer(request: Request) -> ThinkingWriter | None:
     if request.as_json or request.quiet or not sys.stderr.isatty():
         return None
     return ThinkingWriter(hidden=request.think is Think.hide)
-
-
-def _problem(stats: Stats, text: str) -> MoetoolError | None:
-    """What makes an answer a failure although text was generated."""
-    if stats.finish_reason == INTERRUPTED:
-        return Interrupted("Interrupted")
-    if stats.complete is False:
-        return OutputInvalid(
-            f"The answer broke off before it was whole ({stats.finish_reason}): {text[-200:]!r}",
-            "drop --stop, or stop at something else"
-            if stats.finish_reason == END_OF_TEXT
-            else "allow more with --max-tokens or --ctx",
-        )
-    # Under a grammar the answer is whole, and `_closing_line` says how it ended.
-    if stats.finish_reason == CONTEXT and stats.complete is None:
-        return ContextFull("The context is full, the answer is cut off", "ask for a larger one with --ctx")
-    return None
 
 
 def _tell(attempt: _Attempt, predicted: Speed) -> None:

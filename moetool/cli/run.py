@@ -20,6 +20,7 @@ from moetool.cli.options import (
     Output,
     OutputOpt,
     OverrideOpt,
+    ParallelOpt,
     RamOpt,
     ReserveOpt,
     RpcOpt,
@@ -32,6 +33,7 @@ from moetool.cli.think import Think
 from moetool.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
+    from moetool.cli.answer import Request
     from moetool.cli.task import Task
     from moetool.constrain import Constraint
 
@@ -55,6 +57,15 @@ def run(
     ] = None,
     prompt: PromptArg = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from a file.")] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option("--batch", metavar="FILE.jsonl", help="Answer every prompt of a file of JSON lines."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write a batch's answers there, and go on where it ends."),
+    ] = None,
+    parallel: ParallelOpt = None,
     system: Annotated[str, typer.Option("--system", "-s", help="A system message.")] = "",
     raw: Annotated[bool, typer.Option("--raw", help="Continue the bare text: no chat template.")] = False,
     schema: Annotated[
@@ -129,6 +140,8 @@ def run(
     moetool run demo "Extract name and age as JSON: Ada Lovelace, 36." --schema person.json
 
     moetool run unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M
+
+    moetool run demo --batch prompts.jsonl --out answers.jsonl
     """
     from moetool.cli.answer import Request, answer_request
     from moetool.cli.opening import default_model, open_model
@@ -137,22 +150,24 @@ def run(
     from moetool.kept_sessions import find_session
 
     model, prompt = _model_or_prompt(model, prompt)
+    as_json = output is Output.json
+    if batch is None:
+        _check_no_batch(out, parallel)
+    else:
+        _check_batch(out, is_prompt=bool(prompt or file), is_session=session is not None, as_json=as_json)
     request = Request(
-        prompt=_joined_prompt(prompt, file),
+        prompt=_joined_prompt(prompt, file) if batch is None else "",
         system=system,
         raw=raw,
         task=_task(schema, schema_mode, grammar, regex, choice, retries),
         limits=Limits(max_tokens, tuple(stop or ())),
-        as_json=output is Output.json,
+        as_json=as_json,
         quiet=quiet,
         think=think,
         session=find_session(session) if session is not None else None,
     )
-    terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    if not request.prompt and not (terminal and output is Output.text):
-        raise UsageError("There is no prompt", 'give one: moetool run demo "What is a mixture of experts?"')
-    if not request.prompt and (request.task.judge or request.task.retries):
-        raise UsageError("A chat has no --schema-mode best-effort and no --retries", "give a prompt")
+    if batch is None and not request.prompt:
+        _check_chat(request)
     opened = open_model(model or default_model())
     flags = Flags(
         ctx=ctx,
@@ -179,7 +194,38 @@ def run(
         "repeat_penalty": repeat_penalty,
         "seed": seed,
     }
-    answer_request(opened, wishes, request, given, rpc)
+    if batch is not None:
+        from moetool.cli.batch import Batch, answer_batch
+
+        answer_batch(opened, wishes, request, given, rpc, Batch(batch, out, parallel))
+    else:
+        answer_request(opened, wishes, request, given, rpc)
+
+
+def _check_no_batch(out: Path | None, parallel: int | None) -> None:
+    """UsageError for what goes with --batch only."""
+    if out is not None or parallel is not None:
+        flag = "--out" if out is not None else "--parallel"
+        raise UsageError(f"{flag} is for the answers to many prompts", "give a file of them with --batch")
+
+
+def _check_batch(out: Path | None, *, is_prompt: bool, is_session: bool, as_json: bool) -> None:
+    """UsageError for what does not go with --batch."""
+    if is_prompt:
+        raise UsageError("--batch has the prompts", "drop the other prompt, or put it into the file")
+    if is_session:
+        raise UsageError("A batch keeps no --session", "what its prompts begin with is read once anyway")
+    if out is None and as_json:
+        hint = "add --out FILE, or drop --output json: without it the answers are JSON lines on stdout"
+        raise UsageError("--output json tells of a batch whose answers are in a file", hint)
+
+
+def _check_chat(request: Request) -> None:
+    """UsageError where there is no prompt, and nobody to chat with, or where a chat cannot be as asked."""
+    if request.as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("There is no prompt", 'give one: moetool run demo "What is a mixture of experts?"')
+    if request.task.judge or request.task.retries:
+        raise UsageError("A chat has no --schema-mode best-effort and no --retries", "give a prompt")
 
 
 def _model_or_prompt(model: str | None, prompt: str | None) -> tuple[str | None, str | None]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moetool.constrain import Constraint, Judge, Refusal, parse_schema_loosely
-from moetool.errors import OutputInvalid
+from moetool.errors import ContextFull, Interrupted, MoetoolError, OutputInvalid
+from moetool.generate import CONTEXT, END_OF_TEXT, INTERRUPTED, Stats
 from moetool.render.plain import notice
 
 
@@ -35,7 +36,29 @@ def show_left_out(task: Task) -> None:
         notice(f"Checked only at the end: {refusal.reason}")
 
 
-def invalid_answer(task: Task, text: str) -> OutputInvalid | None:
+def problem_of(task: Task, stats: Stats, text: str) -> MoetoolError | None:
+    """What makes an answer a failure although text was generated; None when it is one."""
+    return _cut_off(stats, text) or _invalid(task, text)
+
+
+def _cut_off(stats: Stats, text: str) -> MoetoolError | None:
+    """Why an answer is not whole."""
+    if stats.finish_reason == INTERRUPTED:
+        return Interrupted("Interrupted")
+    if stats.complete is False:
+        return OutputInvalid(
+            f"The answer broke off before it was whole ({stats.finish_reason}): {text[-200:]!r}",
+            "drop --stop, or stop at something else"
+            if stats.finish_reason == END_OF_TEXT
+            else "allow more with --max-tokens or --ctx",
+        )
+    # Under a grammar the answer is whole, and `_closing_line` says how it ended.
+    if stats.finish_reason == CONTEXT and stats.complete is None:
+        return ContextFull("The context is full, the answer is cut off", "ask for a larger one with --ctx")
+    return None
+
+
+def _invalid(task: Task, text: str) -> OutputInvalid | None:
     """Why a whole answer is not what was asked for, with the places at fault; None when it is."""
     faults = task.judge.faults(text) if task.judge is not None else ()
     if not faults:

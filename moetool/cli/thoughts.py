@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from moetool.cli.think import Think
 from moetool.engine.model import Engine
 from moetool.generate import Generation, Grammar, Limits, Token
 from moetool.prompt import Prompt
 from moetool.render.plain import AnswerWriter, ThinkingWriter
 from moetool.thinking import AfterThinking, Splitter
+
+if TYPE_CHECKING:
+    from moetool.engine.slots import Slot
 
 
 def wished(think: Think | None) -> bool | None:
@@ -16,7 +21,7 @@ def wished(think: Think | None) -> bool | None:
 
 
 def make_generation(
-    engine: Engine, prompt: Prompt, tokens: list[int], limits: Limits, grammar: Grammar | None
+    engine: Engine | Slot, prompt: Prompt, tokens: list[int], limits: Limits, grammar: Grammar | None
 ) -> Generation:
     """A generation from `tokens`, those of the prompt that are not in the cache; where the model may think,
     the grammar holds for the answer alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 from moetool.constrain.closing import closing_bytes
@@ -39,6 +40,18 @@ class Matcher:
         self._address = self._words.ctypes.data
         self._bias: NDArray[np.float32] | None = None
         self._committed: list[int] = []
+
+    def copy(self) -> Matcher:
+        """A matcher at the same place that goes its own way: 40 us, where compiling takes a millisecond."""
+        import numpy as np
+
+        other = copy.copy(self)
+        other._rust = self._rust.deep_copy()
+        other._words = np.zeros_like(self._words)
+        other._address = other._words.ctypes.data
+        other._bias = None
+        other._committed = list(self._committed)
+        return other
 
     def mask(self) -> NDArray[np.uint32]:
         """Bits of the tokens that may come next, token i at bit i % 32 of word i // 32.

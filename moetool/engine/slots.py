@@ -9,17 +9,20 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from moetool.engine.library import library
 from moetool.engine.memory import go_back
-from moetool.engine.model import INTERRUPTIBLE, Engine, Mask
+from moetool.engine.model import INTERRUPTIBLE, Engine
 from moetool.engine.sampling import make_chain
 from moetool.errors import ContextFull, EngineError, Interrupted
 from moetool.settings import Sampling
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from moetool.engine.model import Mask
 
 _ABORTED = 2
 
@@ -96,6 +99,8 @@ class Slots:
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """A row of the last batch's logits, [n_vocab]: a view to read and to write, valid until `decode`."""
+        import numpy as np  # while a model is loading
+
         pointer = self._lib.llama_get_logits_ith(self.context, row)
         buffer = (ctypes.c_float * self.vocabulary.n_vocab).from_address(ctypes.addressof(pointer.contents))
         return np.ctypeslib.as_array(buffer)
