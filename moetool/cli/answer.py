@@ -18,8 +18,10 @@ from moetool.cli.think import Think
 from moetool.cli.thoughts import wished
 from moetool.constrain import Constraint, Matcher, TokenTable, make_matcher, make_tokenizer
 from moetool.engine.model import Engine
+from moetool.engine.threads import SharedCores
 from moetool.errors import ContextFull, UsageError
 from moetool.generate import Limits, Stats
+from moetool.machine.load import CoreWatch
 from moetool.plan import Plan, Wishes
 from moetool.prompt import Message, Prompt, chat_prompt, plain_tokens
 from moetool.render.plain import notice
@@ -73,12 +75,16 @@ def answer_request(
     require_chance(request.task, sampling)
     if not request.quiet:
         show_left_out(request.task)
+    cores = SharedCores(plan.settings.n_threads, CoreWatch())
     # llama.cpp reads the model without Python, which imports the rest meanwhile.
     threading.Thread(target=_import_the_rest, daemon=True).start()
     with ExitStack() as stack:
         ctrl_c = stack.enter_context(CtrlC())
         session = stack.enter_context(_session_of(request, opened, plan, ctrl_c))
         engine = stack.enter_context(load_engine(opened, plan, ctrl_c.pressed))
+        # With another number of threads sums come in another order: a run that is to be repeated keeps it.
+        if wishes.n_threads is None and sampling_flags.get("seed") is None:
+            engine.share_cores(cores)
         engine.use_sampling(sampling)
         if session is not None:
             session.resume(engine)
@@ -206,7 +212,7 @@ def refuse_hopeless(engine: Engine | Slot, prompt: str) -> None:
         )
 
 
-def stats_line(stats: Stats, predicted: Speed) -> str:
+def stats_line(engine: Engine, stats: Stats, predicted: Speed) -> str:
     """The dim line under an answer; the prediction stands beside what was measured."""
     parts = [f"{stats.generated_tokens} tokens"]
     if stats.ttft_s is not None:
@@ -217,4 +223,6 @@ def stats_line(stats: Stats, predicted: Speed) -> str:
         parts.append(f"{stats.decode_tok_s:.1f} tok/s{expected}")
     if stats.forced_tokens:
         parts.append(f"{stats.forced_tokens} tokens forced by the grammar")
+    if engine.n_threads < engine.settings.n_threads:
+        parts.append(f"{engine.n_threads} of {engine.settings.n_threads} threads: other programs need cores")
     return " · ".join(parts)

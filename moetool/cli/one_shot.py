@@ -54,8 +54,9 @@ def answer_once(
     n_faults = read_page_faults()
     prompt = prompt_of(engine, opened, request)
     for last in _attempts(engine, prompt, request, sampling, writer):
-        # A retry finds its prompt in the cache: only the first attempt tells what an answer costs.
-        if not last.retries:
+        # A retry finds its prompt in the cache: only the first attempt tells what an answer costs, if other
+        # programs left it its cores.
+        if not last.retries and engine.had_its_threads:
             keep_answer(plan, last.stats, read_page_faults() - n_faults)
     if not request.as_json:
         if last.problem is None:
@@ -71,7 +72,7 @@ def answer_once(
         print_result("run", document, problem)
         return
     if not request.quiet:
-        _tell(last, predicted)
+        _tell(engine, last, predicted)
     if session is not None and saved is not None:
         session.tell_kept(saved, last.stats)
     if problem is not None:
@@ -134,14 +135,14 @@ def _thinking_writer(request: Request) -> ThinkingWriter | None:
     return ThinkingWriter(hidden=request.think is Think.hide)
 
 
-def _tell(attempt: _Attempt, predicted: Speed) -> None:
+def _tell(engine: Engine, attempt: _Attempt, predicted: Speed) -> None:
     """What there is to say beside an answer: how it ended and how often it was tried; to people its speed."""
     if attempt.stats.closing and attempt.problem is None:
         notice(_closing_line(attempt.stats))
     if attempt.retries:
         notice(f"Tried {attempt.retries + 1} times; the last seed was {attempt.seed}.")
     if sys.stderr.isatty():
-        notice(stats_line(attempt.stats, predicted))
+        notice(stats_line(engine, attempt.stats, predicted))
 
 
 def _closing_line(stats: Stats) -> str:

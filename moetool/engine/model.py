@@ -15,6 +15,7 @@ from moetool.engine.measured import BufferSize, parse_buffers
 from moetool.engine.memory import Memory
 from moetool.engine.parameters import Held, context_params, model_params
 from moetool.engine.sampling import make_chain
+from moetool.engine.threads import SharedCores
 from moetool.engine.vocabulary import Vocabulary
 from moetool.errors import ContextFull, EngineError, Interrupted
 from moetool.settings import Sampling, Settings
@@ -53,6 +54,7 @@ class Engine:
         self._stack = ExitStack()
         self._is_cancelled = is_cancelled
         self._chain: Any = None
+        self._cores: SharedCores | None = None
         self.settings = settings
         started = time.perf_counter()
         try:
@@ -126,6 +128,20 @@ class Engine:
         """llama.cpp's context, for what else this room does with it."""
         return self._context
 
+    def share_cores(self, cores: SharedCores) -> None:
+        """From now on compute with as many threads as other programs leave cores for."""
+        self._cores = cores
+
+    @property
+    def n_threads(self) -> int:
+        """Threads that compute now."""
+        return int(self._lib.llama_n_threads(self._context))
+
+    @property
+    def had_its_threads(self) -> bool:
+        """Was all computed with as many threads as the settings say?"""
+        return self._cores is None or self._cores.least == self.settings.n_threads
+
     @property
     def n_past(self) -> int:
         """How many they are."""
@@ -177,6 +193,8 @@ class Engine:
             self._lib.llama_set_abort_callback(self._context, self._lib.ggml_abort_callback(0), None)
 
     def _submit(self, batch: Any, tokens: Sequence[int]) -> None:
+        if self._cores is not None and self._cores.has_changed():
+            self._lib.llama_set_n_threads(self._context, self._cores.n_threads, self._cores.n_threads)
         status = self._lib.llama_decode(self._context, batch)
         if status == _DECODE_OK:
             self.memory.took(tokens)

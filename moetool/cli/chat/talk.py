@@ -118,7 +118,7 @@ class Talk:
         elif stats.finish_reason == CONTEXT:
             notice(f"(the context is full, the answer is cut off: {FULL_HINT})")
         elif not self._request.quiet:
-            notice(stats_line(stats, predicted) + self._fullness())
+            notice(stats_line(self.engine, stats, predicted) + self._fullness())
 
     def _fullness(self) -> str:
         share = self.engine.n_past / self.engine.n_ctx
