@@ -12,7 +12,7 @@ from test_plan import DEMO, GIB, MOE, codes, header_named, machine, on
 
 from moetool.anatomy import Anatomy
 from moetool.errors import UsageError
-from moetool.machine import Machine
+from moetool.machine import Device, Machine
 from moetool.memory import device_memory
 from moetool.plan import (
     Allocated,
@@ -95,6 +95,17 @@ def test_a_card_that_holds_everything_is_used_alone() -> None:
     plan = make_plan(MOE, machine(64, 8, 48), F16)
     assert plan.settings.devices == ("CUDA1",)
     assert plan.settings.tensor_split == ()
+
+
+def test_equal_cards_get_about_equal_parts() -> None:
+    """The output is a layer too, and not the largest."""
+    for sizes in ((12, 12), (16, 16)):
+        plan = make_plan(MOE, machine(64, *sizes), F16)
+        assert plan.settings.tensor_split == (24, 25)
+    three = make_plan(MOE, machine(64, 7.4, 7.4, 7.4), F16)
+    used = [on(three, f"CUDA{i}") for i in range(3)]
+    assert max(used) < 1.1 * min(used)
+    assert make_plan(MOE, machine(64, 24, 24, 24), F16).settings.devices == ("CUDA0",)
 
 
 def test_a_slow_device_is_left_alone_where_ram_is_faster() -> None:
@@ -188,6 +199,37 @@ def test_what_was_asked_for_is_not_called_too_large() -> None:
     assert text_of(make_plan(MOE, machine(64, 48), replace(F16, devices=())), "cpu-only").endswith(
         "asked for"
     )
+
+
+def test_a_device_is_called_full_only_if_it_is() -> None:
+    dense = make_plan(DENSE, machine(64, 12), F16)
+    assert text_of(dense, "layers-in-ram").endswith(" layers on CUDA0: it is full")
+    pair = make_plan(DENSE, machine(64, 6, 6), F16)
+    assert text_of(pair, "layers-in-ram").endswith(" layers on CUDA0 + CUDA1: they are full")
+    asked = make_plan(
+        DENSE, machine(64, 12, 12), replace(F16, vram=(Limit("", 6 * GIB),), tensor_split=(3, 1))
+    )
+    assert text_of(asked, "layers-in-ram").endswith(": CUDA0 is full")
+    # A worker with plenty of room that is as fast as the RAM, and far: the output alone is worth the way.
+    worker = Device("RPC0", "CPU at 10.0.0.2:50052", "gpu", 64 * GIB, 64 * GIB, 10e9, "", 1e8, 1e-3)
+    here = with_speeds(machine(64), 10e9)
+    near = make_plan(MOE, replace(here, devices=(worker, *here.devices)), F16)
+    assert text_of(near, "layers-in-ram").endswith("of 49 layers on RPC0: the others are not slower in RAM")
+
+
+def test_a_card_that_keeps_its_experts_is_not_called_full() -> None:
+    plan = make_plan(MOE, machine(64, 8, 48), replace(F16, tensor_split=(5, 1)))
+    assert plan.settings.devices == ("CUDA0", "CUDA1")
+    assert text_of(plan, "experts-in-ram").endswith(" in RAM: CUDA0 is full")
+    both = make_plan(MOE, machine(64, 8, 8), F16)
+    assert text_of(both, "experts-in-ram").endswith(" in RAM: CUDA0 + CUDA1 are full")
+
+
+def test_the_order_of_devices_is_ours_only_if_it_was_not_asked_for() -> None:
+    here = with_speeds(machine(64, 12, 12), 200e9, 900e9, 60e9)
+    asked = make_plan(MOE, here, replace(F16, devices=("CUDA0", "CUDA1")))
+    assert asked.settings.devices == ("CUDA0", "CUDA1")
+    assert "the faster memory first" not in text_of(asked, "split")
 
 
 def test_a_device_that_is_not_used_holds_nothing() -> None:

@@ -27,6 +27,8 @@ Moved = Mapping[int, tuple[str, ...]]
 Shares = Callable[[int], Sequence[int]]
 
 _STEPS = (16, 4, 1)
+# Seconds are sums in another order for every layout: beyond these digits there is nothing but rounding.
+_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Layout:
     """How many layers are in RAM and on each of `devices`, and which experts stay with them.
 
     `held_bytes` is what the pieces take, by device; `missing` what each device lacks when the rest is counted
-    too; `seconds` is what a turn takes.
+    too; `seconds` is what a turn takes; `filled` is the largest part of its room that they take on a device.
     """
 
     cpu: str
@@ -60,6 +62,7 @@ class Layout:
     held_bytes: Mapping[str, int]
     missing: Mapping[str, int]
     seconds: float
+    filled: float
 
     @property
     def has_moved(self) -> bool:
@@ -67,10 +70,11 @@ class Layout:
         return any(kept.moved_bytes for kept in self.kept)
 
     @property
-    def rank(self) -> tuple[int, int, float]:
-        """The smaller, the better: what devices lack (RAM can always take it), what all lack, time."""
+    def rank(self) -> tuple[int, int, float, float]:
+        """The smaller, the better: what devices lack (RAM can always take it), what all lack, time; of what
+        takes the same time, what fills devices evenly."""
         offload = sum(n_bytes for name, n_bytes in self.missing.items() if name != self.cpu)
-        return offload, sum(self.missing.values()), self.seconds
+        return offload, sum(self.missing.values()), round(self.seconds, _DIGITS), self.filled
 
     def extra_key(self, device: str) -> ExtraKey:
         """What the bytes besides the pieces depend on."""
@@ -115,6 +119,15 @@ class Layouts:
         climbed = [_climb(start, at, is_fixed=n_offload is not None) for start in starts]
         return min(climbed, key=lambda layout: layout.rank)
 
+    def full(self, layout: Layout, extra: Extra, shares: Shares | None) -> tuple[str, ...]:
+        """The devices that keep layers in RAM by having no room for one more; none if a layer would fit."""
+        n_rest, *dealt = layout.counts
+        more = [(*dealt[:i], n + 1, *dealt[i + 1 :]) for i, n in enumerate(dealt) if n and n_rest]
+        if shares is not None and n_rest:
+            more = [tuple(shares(sum(dealt) + 1))]
+        missing = [self._layout((n_rest - 1, *counts), extra).missing for counts in more]
+        return tuple(d for d in self._devices if all(missing) and any(d in lacking for lacking in missing))
+
     def moved(self, layout: Layout) -> Moved:
         """Layer -> the names of those of its experts that the layout moves to RAM."""
         found: dict[int, tuple[str, ...]] = {}
@@ -128,13 +141,13 @@ class Layouts:
         return found
 
     def _starts(self, n: int) -> Iterator[tuple[int, ...]]:
-        """Where to begin the search: shares by what may be used, and everything on one device."""
+        """Where to begin the search: everything on one device, and shares by what may be used."""
         rest = len(self._pieces.blocks) - n
+        for one in range(len(self._devices)):
+            yield (rest, *(n if number == one else 0 for number in range(len(self._devices))))
         free = [self._budget.available[device] for device in self._devices]
         ends = [round(n * end / max(1, sum(free))) for end in accumulate(free)]
         yield (rest, *(b - a for a, b in zip([0, *ends], ends, strict=False)))
-        for one in range(len(self._devices)):
-            yield (rest, *(n if number == one else 0 for number in range(len(self._devices))))
 
     def _layout(self, counts: tuple[int, ...], extra: Extra) -> Layout:
         """The layout with these counts: experts stay with their layers if they fit there."""
@@ -170,7 +183,11 @@ class Layouts:
             seconds += (len(all_kept) - 1) * self._pieces.border_s + 2 * self._pieces.hop_s
         needed = {name: n + extra.get((name, in_ram, moves), 0) for name, n in used.items()}
         missing = self._budget.missing(needed)
-        return Layout(cpu, self._devices, counts, tuple(all_kept), used, missing, seconds)
+        filled = max((used[d] / max(1, self._budget.available[d]) for d in self._used(counts)), default=0.0)
+        return Layout(cpu, self._devices, counts, tuple(all_kept), used, missing, seconds, filled)
+
+    def _used(self, counts: tuple[int, ...]) -> Iterator[str]:
+        return (device for device, count in zip(self._devices, counts[1:], strict=True) if count)
 
     def _kept(self, device: str, start: int, end: int, room: int | None) -> Kept:
         """Which experts of the layers from `start` to `end` stay on their device when it has so much room."""

@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from moetool.anatomy import Anatomy
 from moetool.machine import Machine
-from moetool.memory import device_memory, make_placement
+from moetool.memory import Placement, device_memory, make_placement
 from moetool.plan.result import devices_in_use, experts_in_ram
 from moetool.plan.search import Found, Question
 from moetool.plan.wishes import DEFAULT_KV, Reason, Wishes
@@ -26,6 +25,7 @@ def placement_reasons(question: Question, found: Found) -> Iterator[Reason]:
         yield Reason("cpu-only", f"everything in RAM: {_why_no_device(question, found)}")
         return
     names = _join(settings.devices)
+    homes = make_placement(anatomy, settings, machine.devices)
     moved = experts_in_ram(anatomy, settings, machine)
     n_all = len(anatomy.layers) + 1
     if settings.n_gpu_layers >= n_all and not moved:
@@ -34,13 +34,14 @@ def placement_reasons(question: Question, found: Found) -> Iterator[Reason]:
         part = sum(1 for is_whole in moved.values() if not is_whole)
         parted = f", of {part} of them in part," if part else ""
         asked = wishes.n_cpu_moe is not None or bool(wishes.tensor_overrides)
-        why = ASKED if asked else f"{names} is full" if len(settings.devices) == 1 else f"{names} are full"
+        full = [name for name in settings.devices if any(homes.layers[layer] == name for layer in moved)]
+        why = ASKED if asked else _are_full(full)
         yield Reason("experts-in-ram", f"experts of {len(moved)} layers{parted} in RAM: {why}")
     if settings.n_gpu_layers < n_all:
         why = ASKED if wishes.n_gpu_layers is not None else _why_not_all(found)
         yield Reason("layers-in-ram", f"{settings.n_gpu_layers} of {n_all} layers on {names}: {why}")
     if len(settings.devices) > 1:
-        yield _split_reason(anatomy, machine, settings, wishes)
+        yield _split_reason(homes, machine, settings, wishes)
     if _unknown_speed(machine, settings):
         text = f"the speed of {_unknown_speed(machine, settings)} is unknown: devices were preferred to RAM"
         yield Reason("order-of-preference", text)
@@ -66,21 +67,28 @@ def _has_room(question: Question, settings: Settings, device: str) -> bool:
 
 
 def _why_not_all(found: Found) -> str:
-    is_one = len(found.settings.devices) == 1
-    return "it is full" if is_one else "they are full"
+    if not found.full:
+        return "the others are not slower in RAM"
+    if found.full != found.settings.devices:
+        return _are_full(found.full)
+    return "it is full" if len(found.full) == 1 else "they are full"
 
 
-def _split_reason(anatomy: Anatomy, machine: Machine, settings: Settings, wishes: Wishes) -> Reason:
-    placement = make_placement(anatomy, settings, machine.devices)
-    homes = (*placement.layers, placement.output)
-    shares = ", ".join(f"{homes.count(name)} on {name}" for name in settings.devices)
-    why = ASKED if wishes.tensor_split else "the faster memory first" if _differ(machine, settings) else ""
-    return Reason("split", f"layers {shares}" + (f": {why}" if why else ""))
+def _are_full(names: Sequence[str]) -> str:
+    return f"{_join(names)} {'is' if len(names) == 1 else 'are'} full"
+
+
+def _split_reason(homes: Placement, machine: Machine, settings: Settings, wishes: Wishes) -> Reason:
+    places = (*homes.layers, homes.output)
+    shares = ", ".join(f"{places.count(name)} on {name}" for name in settings.devices)
+    is_ours = wishes.devices is None and _differ(machine, settings)
+    why = f": {ASKED}" if wishes.tensor_split else ": the faster memory first" if is_ours else ""
+    return Reason("split", f"layers {shares}{why}")
 
 
 def _differ(machine: Machine, settings: Settings) -> bool:
     speeds = {d.bandwidth_bytes_s for d in machine.devices if d.name in settings.devices}
-    return len(speeds) > 1
+    return len(speeds - {None}) > 1
 
 
 def _unknown_speed(machine: Machine, settings: Settings) -> str:

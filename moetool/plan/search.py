@@ -34,6 +34,7 @@ _ALL_EXPERTS = "ffn_(up|down|gate|gate_up)_(ch|)exps"
 class Found:
     """A placement, what it takes, the bytes that are missing by device, and what was learnt on the way.
 
+    `full` are the devices that have no room for one more of the layers in RAM, if that is why those are there.
     `is_squeezed`: the usual cache or batch would not fit."""
 
     settings: Settings
@@ -41,6 +42,7 @@ class Found:
     missing: Mapping[str, int]
     layout: Layout
     extra: Extra
+    full: tuple[str, ...] = ()
     is_squeezed: bool = False
 
     @property
@@ -138,10 +140,11 @@ def place(question: Question, base: Settings, found: Found | None = None) -> Fou
     anatomy, machine, budget = question.anatomy, question.machine, question.budget
     pieces = make_pieces(anatomy, question.cut, base, machine, question.devices)
     layouts = Layouts(pieces, question.devices, budget, question.wishes.n_cpu_moe)
+    shares = _shares(question, base)
     extra = {} if found is None else _scaled(found, base)
     tried: list[Found] = []
     for _ in range(_MOST_ROUNDS):
-        layout = layouts.best(extra, question.wishes.n_gpu_layers, _shares(question, base))
+        layout = layouts.best(extra, question.wishes.n_gpu_layers, shares)
         if found is not None and layout.seconds * NOTABLE_GAIN > found.layout.seconds:
             return found
         settings = settings_of(layout, layouts.moved(layout), pieces, question.wishes, base)
@@ -149,7 +152,8 @@ def place(question: Question, base: Settings, found: Found | None = None) -> Fou
         tried.append(Found(settings, memory, budget.shortfalls(memory), layout, extra))
         if not _learn(extra, layout, memory) or tried[-1].fits:
             break
-    return min(tried, key=lambda item: item.rank)
+    best = min(tried, key=lambda item: item.rank)
+    return replace(best, full=layouts.full(best.layout, extra, shares))
 
 
 def _scaled(found: Found, base: Settings) -> dict[ExtraKey, int]:
