@@ -34,7 +34,7 @@ _ALL_EXPERTS = "ffn_(up|down|gate|gate_up)_(ch|)exps"
 class Found:
     """A placement, what it takes, the bytes that are missing by device, and what was learnt on the way.
 
-    `full` are the devices that have no room for one more of the layers in RAM, if that is why those are there.
+    `full` are the devices without room for one more of the layers in RAM, if that is why those are there.
     `is_squeezed`: the usual cache or batch would not fit."""
 
     settings: Settings
