@@ -18,7 +18,7 @@ class Settings:
     """Everything that llama.cpp is told besides the file.
 
     `n_gpu_layers` counts as llama.cpp does: N = the output layer and the last N - 1 blocks; 0 = all on
-    the CPU. `devices` are the offload devices in use, by llama.cpp's own names ("CUDA0", "RPC0");
+    the CPU. `devices` are the offload devices in use, by llama.cpp's own names ("CUDA0"; empty: none);
     `tensor_split` is one proportion for each of them (empty: by free memory). `type_k` / `type_v` are
     ggml type names ("f16", "q8_0"). `n_seq` sequences share `n_ctx` cells, as in llama.cpp. `experts`
     overrides the number of experts used per token (None: the model's own).

@@ -41,6 +41,7 @@ def settings_of(row: dict[str, str], anatomy: Anatomy) -> Settings:
     return Settings(
         n_ctx=int(row["n_ctx"]),
         n_seq=int(row["n_seq_max"]),
+        devices=() if row["device"] == "cpu" else ("RPC0",),
         n_gpu_layers=layers[row["device"]],
         tensor_overrides=(ALL_EXPERTS,) if row["device"] == "rpc-moe" else (),
         type_k=row["type_k"],

@@ -192,6 +192,7 @@ def placed(load: Load, settings: Settings, n_layer: int) -> Settings | None:
         return settings
     if len(load.gpus) > 1:
         return None
+    settings = replace(settings, devices=(load.gpus[0]["device"],))
     everything = replace(settings, n_gpu_layers=n_layer + 1)
     if re.fullmatch(r"(layers offloaded )?(\d+)/\2|all|", told):
         return None if _has_experts_in_ram(load) else everything

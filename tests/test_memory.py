@@ -48,6 +48,7 @@ def settings_of(row: dict[str, str]) -> Settings:
     return Settings(
         n_ctx=int(row["n_ctx"]),
         n_seq=int(row["n_seq_max"]),
+        devices=() if row["device"] == "cpu" else ("RPC0",),
         n_gpu_layers=layers[row["device"]],
         tensor_overrides=(EXPERTS_ON_CPU,) if row["device"] == "rpc-moe" else (),
         type_k=row["type_k"],
@@ -124,7 +125,7 @@ def test_gpus_with_weights_on_the_cpu_and_several_gpus() -> None:
         chosen = dict(row["settings"])
         rules = tuple(TensorOverride(p, "CPU") for p in chosen.pop("cpu_overrides", []))
         devices = [CPU, *(Device(f"CUDA{i}", "", "gpu", 1 << 40, 1 << 40) for i in range(row["gpus"]))]
-        asked = Settings(**chosen, tensor_overrides=rules)
+        asked = Settings(**chosen, devices=tuple(d.name for d in devices[1:]), tensor_overrides=rules)
         memory = {m.device: m for m in device_memory(model(row["model"].rsplit("-", 1)[0]), asked, devices)}
         assert {n: memory[n].weights_bytes for n in row["weights"]} == row["weights"], row
         errors += [memory[n].compute_bytes / true - 1 for n, true in row["compute"].items() if true]
@@ -144,8 +145,8 @@ def test_small_models_loaded_for_real() -> None:
         chosen = dict(row["settings"])
         rules = tuple(TensorOverride(p, "CPU") for p in chosen.pop("cpu_overrides", []))
         devices = [CPU, *(replace(WORKER, name=f"RPC{i}") for i in range(row["workers"]))]
-        shares = tuple(chosen.pop("tensor_split", ()))
-        asked = Settings(**chosen, tensor_split=shares, tensor_overrides=rules)
+        chosen["tensor_split"] = tuple(chosen.get("tensor_split", ()))
+        asked = Settings(**chosen, devices=tuple(d.name for d in devices[1:]), tensor_overrides=rules)
         anatomy = make_anatomy(gguf.open_header(DATA / "archs" / f"{row['model']}.hdr"))
         memory = {m.device: m for m in device_memory(anatomy, asked, devices)}
         assert {n: memory[n].weights_bytes for n in row["weights"]} == row["weights"], row
@@ -157,7 +158,7 @@ def test_small_models_loaded_for_real() -> None:
 def test_norms_are_computed_where_their_layer_is() -> None:
     """A real load of all layers on two devices sends one copy of what a layer hands on, for each of four
     batches; a dry run sends two."""
-    dealt = Settings(n_ctx=8192, n_gpu_layers=99)
+    dealt = Settings(n_ctx=8192, devices=("GPU0", "GPU1"), n_gpu_layers=99)
     bound = device_memory(model("OLMoE"), dealt, gpus(8, 8))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graph, "_binds_norms", lambda *_: False)
@@ -175,7 +176,7 @@ def test_hybrids_of_which_a_part_is_offloaded() -> None:
         row = json.loads(line)
         workers = tuple(f"RPC{i}" for i in range(row["workers"]))
         devices = [CPU, *(replace(WORKER, name=name) for name in workers)]
-        asked = Settings(**row["settings"], tensor_split=(1.0,) * len(workers))
+        asked = Settings(**row["settings"], devices=workers, tensor_split=(1.0,) * len(workers))
         memory = {m.device: m for m in device_memory(model(row["model"].rsplit("-", 1)[0]), asked, devices)}
         assert {n: memory[n].weights_bytes for n in row["weights"]} == row["weights"], row
         assert {n: memory[n].kv_bytes + memory[n].state_bytes for n in row["context"]} == row["context"], row
@@ -190,7 +191,7 @@ def test_hybrids_of_which_a_part_is_offloaded() -> None:
 def test_figures_of_published_logs() -> None:
     """Qwen3.6-35B on CUDA: CUDA0 compute 493, context 72, host 9 MiB; its size twin here the same."""
     qwen = model("Qwen3.5-35B-A3B")
-    settings = Settings(n_ctx=512, n_gpu_layers=99, n_outputs_max=0)
+    settings = Settings(n_ctx=512, devices=("RPC0",), n_gpu_layers=99, n_outputs_max=0)
     cpu, gpu = device_memory(qwen, settings, [CPU, WORKER])
     assert gpu.compute_bytes / MIB == pytest.approx(493, rel=0.01)
     assert (gpu.kv_bytes + gpu.state_bytes) / MIB == pytest.approx(72.8, abs=0.1)
@@ -200,7 +201,7 @@ def test_figures_of_published_logs() -> None:
 
 def test_a_placement_takes_milliseconds() -> None:
     big = model("DeepSeek-V3.1")
-    settings = Settings(n_gpu_layers=99, tensor_overrides=(EXPERTS_ON_CPU,))
+    settings = Settings(devices=("RPC0",), n_gpu_layers=99, tensor_overrides=(EXPERTS_ON_CPU,))
     device_memory(big, settings, [CPU, WORKER])
     start = time.process_time()
     for _ in range(5):
@@ -226,7 +227,7 @@ def layer_counts(settings: Settings, devices: list[Device]) -> Counter[str]:
 )
 def test_gpu_layers_count_the_output_first(n_gpu_layers: int, on_gpu: int) -> None:
     """OLMoE has 16 layers; the output is the first to go."""
-    settings = Settings(n_gpu_layers=n_gpu_layers)
+    settings = Settings(devices=("GPU0",), n_gpu_layers=n_gpu_layers)
     assert layer_counts(settings, gpus(8))["GPU0"] == on_gpu
     placement = make_placement(model("OLMoE"), settings, gpus(8))
     assert placement.output == ("GPU0" if on_gpu else "CPU")
@@ -234,7 +235,7 @@ def test_gpu_layers_count_the_output_first(n_gpu_layers: int, on_gpu: int) -> No
 
 
 def test_layers_are_dealt_out_by_free_memory_or_by_a_split() -> None:
-    everything = Settings(n_gpu_layers=99)
+    everything = Settings(devices=("GPU0", "GPU1"), n_gpu_layers=99)
     assert layer_counts(everything, gpus(24, 8)) == {"GPU0": 13, "GPU1": 4}
     assert layer_counts(replace(everything, tensor_split=(1, 1)), gpus(24, 8)) == {"GPU0": 9, "GPU1": 8}
     assert layer_counts(replace(everything, tensor_split=(1,)), gpus(24, 8)) == {"GPU0": 17}
@@ -242,12 +243,12 @@ def test_layers_are_dealt_out_by_free_memory_or_by_a_split() -> None:
     assert layer_counts(replace(everything, devices=("GPU1",)), gpus(24, 8)) == {"GPU1": 17}
 
 
-def test_an_integrated_gpu_serves_where_there_is_no_other() -> None:
-    small = Device("Vulkan0", "", "igpu", 1 << 33, 1 << 33)
+def test_no_device_named_is_none_as_for_the_engine() -> None:
     everything = Settings(n_gpu_layers=99)
-    assert layer_counts(everything, [CPU, small]) == {"Vulkan0": 17}
-    assert layer_counts(everything, [*gpus(8), small]) == {"GPU0": 17}
-    assert layer_counts(everything, [CPU]) == {"CPU": 17}
+    assert layer_counts(everything, gpus(24)) == {"CPU": 17}
+    assert device_memory(model("OLMoE"), everything, gpus(24)) == device_memory(
+        model("OLMoE"), Settings(), [CPU]
+    )
 
 
 def test_a_device_that_is_not_there() -> None:
@@ -261,7 +262,8 @@ def test_the_first_matching_override_wins() -> None:
         TensorOverride("exps", "CPU"),
         TensorOverride("ffn", "GPU1"),
     )
-    settings = Settings(n_gpu_layers=99, tensor_overrides=rules, tensor_split=(1, 0))
+    both = ("GPU0", "GPU1")
+    settings = Settings(devices=both, n_gpu_layers=99, tensor_overrides=rules, tensor_split=(1, 0))
     placed = place_tensors(model("OLMoE"), settings, gpus(8, 8))
     assert placed["blk.3.ffn_up_exps.weight"] == "GPU1"
     assert placed["blk.3.ffn_down_exps.weight"] == "CPU"
@@ -280,10 +282,11 @@ def test_a_pattern_that_is_no_pattern() -> None:
 def test_a_tied_embedding_is_held_twice() -> None:
     gemma = model("Gemma-3-27B")
     embedding = next(t.info.n_bytes for t in gemma.tensors if t.info.name == "token_embd.weight")
-    held = {n: device_memory(gemma, Settings(n_gpu_layers=n), gpus(24)) for n in (0, 99)}
+    settings = {n: Settings(devices=("GPU0",), n_gpu_layers=n) for n in (0, 99)}
+    held = {n: device_memory(gemma, asked, gpus(24)) for n, asked in settings.items()}
     weights = {n: sum(m.weights_bytes for m in memory) for n, memory in held.items()}
     assert weights[99] - weights[0] == embedding
-    assert place_tensors(gemma, Settings(n_gpu_layers=99), gpus(24))["token_embd.weight"] == "GPU0"
+    assert place_tensors(gemma, settings[99], gpus(24))["token_embd.weight"] == "GPU0"
 
 
 @pytest.mark.parametrize(("arch", "home"), [("bloom", "GPU0"), ("lfm2moe", "GPU1")])
@@ -292,7 +295,8 @@ def test_a_norm_of_the_embeddings_is_the_first_layers_and_lfm2s_the_last(arch: s
     norm = next(tensor for tensor in olmoe.tensors if tensor.info.name == "output_norm.weight")
     renamed = replace(norm, info=replace(norm.info, name="token_embd_norm.weight"))
     changed = replace(olmoe, arch=arch, tensors=(renamed,))
-    placed = place_tensors(changed, Settings(n_gpu_layers=99), gpus(8, 8))
+    settings = Settings(devices=("GPU0", "GPU1"), n_gpu_layers=99)
+    placed = place_tensors(changed, settings, gpus(8, 8))
     assert placed == {"token_embd_norm.weight": home}
 
 
@@ -379,7 +383,7 @@ def test_compute_buffers_grow_with_the_context_and_the_batch() -> None:
 
 
 def test_memory_adds_up() -> None:
-    rows = device_memory(model("OLMoE"), Settings(n_gpu_layers=9), gpus(8))
+    rows = device_memory(model("OLMoE"), Settings(devices=("GPU0",), n_gpu_layers=9), gpus(8))
     assert [row.device for row in rows] == ["CPU", "GPU0"]
     for row in rows:
         parts = (row.weights_bytes, row.kv_bytes, row.state_bytes, row.compute_bytes, row.output_bytes)
@@ -431,10 +435,10 @@ def test_any_model_anywhere(
 ) -> None:
     """Whatever is asked, every device gets its share, and nothing is lost between them."""
     anatomy = tiny(n_layer, head, n_head, n_ff, n_vocab)
-    chosen = Settings(**choices)  # type: ignore[arg-type]
+    chosen = Settings(devices=("GPU0", "GPU1"), **choices)  # type: ignore[arg-type]
     devices = gpus(2, 1)
     memory = device_memory(anatomy, chosen, devices)
-    alone = device_memory(anatomy, replace(chosen, n_gpu_layers=0), [CPU])
+    alone = device_memory(anatomy, replace(chosen, devices=(), n_gpu_layers=0), [CPU])
     assert sum(m.kv_bytes for m in memory) == sum(m.kv_bytes for m in alone)
     copied = sum(m.weights_bytes for m in memory) - sum(m.weights_bytes for m in alone)
     assert copied == (padded_size(anatomy, "token_embd.weight") if chosen.n_gpu_layers else 0)

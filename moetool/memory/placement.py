@@ -64,15 +64,12 @@ def make_placement(anatomy: Anatomy, settings: Settings, devices: Sequence[Devic
 
 
 def offload_devices(settings: Settings, devices: Sequence[Device]) -> tuple[Device, ...]:
-    """The devices that layers are offloaded to: those named, else all GPUs (integrated ones if no other)."""
-    if settings.devices:
-        by_name = {d.name: d for d in devices}
-        missing = [name for name in settings.devices if name not in by_name]
-        if missing:
-            raise UsageError(f"There is no device {missing[0]}.", f"Devices: {', '.join(by_name)}.")
-        return tuple(by_name[name] for name in settings.devices)
-    discrete = tuple(d for d in devices if d.kind == "gpu")
-    return discrete or tuple(d for d in devices if d.kind == "igpu")
+    """The devices that layers are offloaded to: those that the settings name, as the engine takes them."""
+    by_name = {d.name: d for d in devices}
+    missing = [name for name in settings.devices if name not in by_name]
+    if missing:
+        raise UsageError(f"There is no device {missing[0]}.", f"Devices: {', '.join(by_name)}.")
+    return tuple(by_name[name] for name in settings.devices)
 
 
 def _borders(settings: Settings, offload: Sequence[Device]) -> list[float]:
