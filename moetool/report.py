@@ -144,18 +144,6 @@ def _of_draft(draft: Draft, machine: Machine) -> dict[str, Any]:
     }
 
 
-def _of_alternative(other: Alternative) -> dict[str, Any]:
-    plan = other.plan
-    return {
-        "settings": asdict(plan.settings),
-        "memory": [{"device": row.device, "total_bytes": row.total_bytes} for row in plan.memory],
-        "decode_tok_s": plan.speed.decode_tok_s,
-        "prompt_tok_s": plan.speed.prompt_tok_s,
-        "pick": other.is_pick,
-        "pareto": other.is_front,
-    }
-
-
 def of_choice(choice: Choice, headers: RemoteHeaders, file_name: str) -> dict[str, Any]:
     """The plan document of the pick (or of what comes nearest), and a shorter row for every quant."""
     return of_plan(choice.nearest.plan, file_name) | {
@@ -163,7 +151,7 @@ def of_choice(choice: Choice, headers: RemoteHeaders, file_name: str) -> dict[st
         "pick": choice.pick.label if choice.pick else None,
         "why": asdict(choice.why),
         "remedies": [asdict(remedy) for remedy in choice.remedies],
-        "candidates": [_of_option(option) for option in choice.options],
+        "candidates": [_of_option(o, is_pick=o is choice.pick) for o in choice.options],
         "unreadable": [
             {"quant": item.quant.label, "problem": item.problem} for item in headers.headers if item.problem
         ],
@@ -185,20 +173,28 @@ def _of_quality(quality: Quality) -> dict[str, Any]:
     }
 
 
-def _of_option(option: Option) -> dict[str, Any]:
-    plan = option.plan
-    return {
-        "quant": option.label,
-        "file_bytes": option.candidate.file_bytes,
+def _of_alternative(other: Alternative) -> dict[str, Any]:
+    anatomy = other.plan.anatomy
+    named = {"quant": anatomy.quant, "file_bytes": anatomy.file_bytes}
+    judged = {"quality": expected_loss(anatomy).band, "fits": other.plan.fits, "reason": None}
+    return _of_candidate(other.plan, named | judged | {"pick": other.is_pick, "pareto": other.is_front})
+
+
+def _of_option(option: Option, *, is_pick: bool) -> dict[str, Any]:
+    named = {"quant": option.label, "file_bytes": option.candidate.file_bytes}
+    judged = {"quality": option.quality.band, "fits": option.fits, "reason": asdict(option.reason)}
+    return _of_candidate(option.plan, named | judged | {"pick": is_pick, "pareto": option.is_front})
+
+
+def _of_candidate(plan: Plan, judged: dict[str, Any]) -> dict[str, Any]:
+    """What else could be had, of this file or of another quant: a plan in short, and how it is judged."""
+    return judged | {
+        "settings": asdict(plan.settings),
         "memory": [{"device": row.device, "total_bytes": row.total_bytes} for row in plan.memory],
-        "n_gpu_layers": plan.settings.n_gpu_layers,
         "decode_tok_s": plan.speed.decode_tok_s,
         "decode_low": plan.speed.decode_low,
         "decode_high": plan.speed.decode_high,
-        "quality": option.quality.band,
-        "fits": option.fits,
-        "pareto": option.is_front,
-        "reason": asdict(option.reason),
+        "prompt_tok_s": plan.speed.prompt_tok_s,
     }
 
 

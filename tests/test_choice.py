@@ -12,11 +12,13 @@ from hub_server import size_of
 from quant_repo import QUANTS, quant_file, vocabulary
 from test_plan import machine
 
+from moetool import report
 from moetool.anatomy import make_anatomy
 from moetool.choice import READING_TOK_S, Candidate, Choice, Option, choose
 from moetool.gguf import Header, read_header
 from moetool.machine import Machine
-from moetool.plan import Wishes
+from moetool.plan import Wishes, make_alternatives
+from moetool.remote import RemoteHeaders
 
 GIB = 1 << 30
 FEW = ("BF16", "Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M", "IQ1_S")
@@ -47,6 +49,20 @@ def picked(choice: Choice) -> Option:
     assert choice.pick is choice.nearest
     assert any(option is choice.pick for option in choice.options)
     return choice.pick
+
+
+def test_what_else_could_be_had_is_told_alike_of_a_file_and_of_a_repo() -> None:
+    choice = chosen(machine(64, 12))
+    plan = picked(choice).plan
+    quants = report.of_choice(choice, RemoteHeaders((), 0.1), "x.gguf")["candidates"]
+    settings = report.of_plan(plan, "x.gguf", make_alternatives(plan))["candidates"]
+    assert len(quants) == len(FEW)
+    assert len(settings) > 2
+    assert len({tuple(sorted(row)) for row in (*quants, *settings)}) == 1
+    for rows in (quants, settings):
+        (mark,) = (row for row in rows if row["pick"])
+        assert (mark["quant"], mark["settings"]["n_ctx"]) == ("Q8_0", 8192)
+        assert mark["decode_low"] < mark["decode_tok_s"] == plan.speed.decode_tok_s
 
 
 def reasons(choice: Choice) -> dict[str, str]:
