@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,16 @@ import pytest
 from cli_fixture import Moetool
 from hub_fixture import HubWorld
 from quant_repo import quant_file, vocabulary
+from rich.console import Console
+from rich.table import Table
 
 from moetool import report
 from moetool.anatomy import Anatomy, make_anatomy
 from moetool.gguf import open_header
 from moetool.machine import Device
 from moetool.memory import cache_sizes, device_memory
-from moetool.render.anatomy import BAR_CELLS, bar, show_anatomy, show_layers
+from moetool.render.anatomy import BAR_CELLS, Bar, bar, show_anatomy, show_layers
+from moetool.render.tables import columns, filled_columns
 from moetool.settings import Settings
 
 HEADERS = Path(__file__).parent / "data" / "headers"
@@ -113,10 +117,36 @@ def test_bars_show_what_is_read_within_what_is_held() -> None:
     assert bar(0.0, 0.001) == ""
 
 
+@pytest.mark.parametrize("width", [30, 60, 80])
+def test_narrow_tables_lose_no_figure(width: int) -> None:
+    """What does not fit goes on below; a column in which nothing stands is left out."""
+    heads = ("device", "weights", "KV", "compute", "free")
+    rows = [("CPU", "39.2 GiB", "–", "96.0 MiB", "64.0 GiB"), ("CUDA0", "16.4 GiB", "4.62 GiB", "–", "–")]
+    table = filled_columns([*heads, "state"], [(*row, "–") for row in rows], left={"device"})
+    text = printed(table, width)
+    assert Counter("".join(text.split())) == Counter("".join(map("".join, (heads, *rows))).replace(" ", ""))
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_bars_shorten_with_their_column_all_alike() -> None:
+    table = columns(("role", "bar"), left={"role", "bar"})
+    for share in (1.0, 0.5):
+        table.add_row("role", Bar(0.0, share))
+    first, second = (line.count("░") for line in printed(table, 22).splitlines()[1:])
+    assert (first, second) == (16, 8)  # 22 less a role and a gap
+
+
+def printed(table: Table, width: int) -> str:
+    with Console(width=width, file=io.StringIO()) as screen, screen.capture() as captured:
+        screen.print(table)
+    return captured.get()
+
+
 def test_the_table_of_layers(capsys: pytest.CaptureFixture[str]) -> None:
     show_layers(load("Qwen3.5-35B-A3B-Q4_K_M").layers[2:4])
     _, head, recurrent, full = capsys.readouterr().out.splitlines()
     assert head.split()[:3] == ["layer", "mixer", "ffn"]
+    assert "window" not in head  # this model has none
     assert recurrent.split()[:6] == ["2", "recurrent", "moe", "–", "–", "–"]
     assert full.split()[:6] == ["3", "full", "moe", "16", "2", "256/256"]
 

@@ -393,6 +393,14 @@ def test_the_output_and_the_last_feed_forward_are_met_by_a_prompts_last_token_on
     assert less.prompt_tok_s > 1.05 * more.prompt_tok_s
 
 
+def test_devices_work_in_llama_cpps_order() -> None:
+    """The first one multiplies experts from RAM: which that is must not change from run to run."""
+    model, used = load("OLMoE-1B-7B-Q4_K_M"), ("CUDA7", "CUDA1", "CUDA3", "CUDA0")
+    where = Where({t.info.name: "CPU" for t in model.tensors}, (used * 4), "CUDA1")
+    work = make_work(model, replace(ALL, devices=used), where)
+    assert [share.device for share in work.devices] == [*used, "CPU"]
+
+
 def test_a_target_names_where_the_model_lies() -> None:
     model = load("OLMoE-1B-7B-Q4_K_M")
     assert make_target(model, ALL, MACHINE).devices == ("CUDA0",)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
+from rich.console import Console, ConsoleOptions
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from moetool.anatomy import Anatomy, Layer, effective_size, state_bytes
 from moetool.memory import CacheSize, cache_sizes
 from moetool.render.plain import safe_line
-from moetool.render.tables import facts_table, show
+from moetool.render.tables import columns, facts_table, filled_columns, show
 from moetool.render.units import show_bytes, show_count
 
 BAR_CELLS = 32
@@ -95,10 +98,9 @@ def _by_type(sizes: Sequence[CacheSize], measure: Callable[[CacheSize], float]) 
 
 
 def _role_bars(anatomy: Anatomy) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name in ("role", "parameters", "size", "share", "read a token"):
-        table.add_column(name, justify="left" if name == "role" else "right")
-    table.add_column("█ read for each token  ░ held for others")
+    legend = "█ read for each token  ░ held for others"
+    heads = ("role", "parameters", "size", "share", "read a token", legend)
+    table = columns(heads, left={"role", legend})
     whole = max(anatomy.weights_bytes, 1)
     for role, n_bytes in sorted(anatomy.bytes_by_role.items(), key=lambda item: -item[1]):
         read = anatomy.read_by_role.get(role, 0)
@@ -108,21 +110,34 @@ def _role_bars(anatomy: Anatomy) -> Table:
             show_bytes(n_bytes),
             f"{n_bytes / whole:.1%}",
             show_bytes(read) if read else "–",
-            Text(bar(read / whole, n_bytes / whole), style="cyan"),
+            Bar(read / whole, n_bytes / whole),
         )
     return table
 
 
-def bar(full: float, whole: float) -> str:
-    """A horizontal bar of `whole` × BAR_CELLS cells, of which `full` are solid, in eighths."""
-    eighths = round(max(0.0, min(full, 1.0)) * BAR_CELLS * 8)
+@dataclass(frozen=True)
+class Bar:
+    """A bar that is as long as its column allows."""
+
+    full: float
+    whole: float
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        yield Text(bar(self.full, self.whole, min(BAR_CELLS, options.max_width)), style="cyan")
+
+    def __rich_measure__(self, _console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, min(BAR_CELLS, options.max_width))
+
+
+def bar(full: float, whole: float, n_cells: int = BAR_CELLS) -> str:
+    """A horizontal bar of `whole` × `n_cells` cells, of which `full` are solid, in eighths."""
+    eighths = round(max(0.0, min(full, 1.0)) * n_cells * 8)
     solid = "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
-    return solid.ljust(round(min(whole, 1.0) * BAR_CELLS), "░")
+    return solid.ljust(round(min(whole, 1.0) * n_cells), "░")
 
 
 def show_layers(layers: Sequence[Layer]) -> None:
     """The table of all layers."""
-    table = Table(box=None, pad_edge=False)
     heads = (
         "layer",
         "mixer",
@@ -135,20 +150,20 @@ def show_layers(layers: Sequence[Layer]) -> None:
         "size",
         "state",
     )
-    for name in heads:
-        table.add_column(name, justify="left" if name in {"mixer", "ffn"} else "right")
-    for layer in layers:
-        attends = layer.mixer not in {"recurrent", "none"}
-        table.add_row(
-            str(layer.index),
-            layer.mixer + (" (mtp)" if layer.mtp else ""),
-            layer.ffn,
-            str(layer.n_head) if attends else "–",
-            str(layer.n_head_kv) if attends else "–",
-            f"{layer.head_k}/{layer.head_v}" if attends else "–",
-            str(layer.window or "–"),
-            str(layer.n_expert_used or "–"),
-            show_bytes(sum(layer.bytes_by_role.values())),
-            show_bytes(4 * layer.state_values) if layer.state_values else "–",
-        )
-    show(Text(), table)
+    show(Text(), filled_columns(heads, [_layer_row(layer) for layer in layers], left={"mixer", "ffn"}))
+
+
+def _layer_row(layer: Layer) -> tuple[str, ...]:
+    attends = layer.mixer not in {"recurrent", "none"}
+    return (
+        str(layer.index),
+        layer.mixer + (" (mtp)" if layer.mtp else ""),
+        layer.ffn,
+        str(layer.n_head) if attends else "–",
+        str(layer.n_head_kv) if attends else "–",
+        f"{layer.head_k}/{layer.head_v}" if attends else "–",
+        str(layer.window or "–"),
+        str(layer.n_expert_used or "–"),
+        show_bytes(sum(layer.bytes_by_role.values())),
+        show_bytes(4 * layer.state_values) if layer.state_values else "–",
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.table import Table
 from rich.text import Text
 
 from moetool.anatomy import Anatomy
@@ -13,7 +12,7 @@ from moetool.machine import Machine
 from moetool.names import parse_sidecar
 from moetool.pulling import PullResult
 from moetool.render.plain import safe_line
-from moetool.render.tables import facts_table, show, show_command
+from moetool.render.tables import columns, facts_table, show, show_command
 from moetool.render.units import show_bytes, show_count, show_gib
 from moetool.store import Removal
 
@@ -26,7 +25,7 @@ def show_models(models: Sequence[Listed]) -> None:
         show(Text("Nothing is pulled yet. The demo model is always there: moetool run demo"))
         return
     heads = ("name", "GiB", "arch", "parameters", "active", "verified", "fits here")
-    table = _table(heads, right={"GiB", "parameters", "active"})
+    table = columns(heads, left={"name", "arch", "verified", "fits here"})
     for item in models:
         model = item.model
         verified, fits = _MARKS[model.verified], _MARKS[item.fits]
@@ -45,7 +44,7 @@ def _parts(anatomy: Anatomy | None) -> tuple[str, str, str]:
 def show_offered(offered: Sequence[Offered], machine: Machine) -> None:
     """Repos on the Hub, with the sizes of their quants and the largest that this machine has room for."""
     heads = ("repo", "downloads", "quants", "GiB", "fits here")
-    table = _table(heads, right={"downloads", "quants", "GiB"})
+    table = columns(heads, left={"repo", "fits here"})
     for item in offered:
         found = item.found
         table.add_row(safe_line(found.repo), show_count(found.downloads), *_size_cells(item))
@@ -99,10 +98,3 @@ def removal_phrase(removal: Removal) -> str:
 def show_removed(removal: Removal) -> None:
     """The same, done."""
     show(Text(f"Removed {removal_phrase(removal).replace(': frees', ': freed')}."))
-
-
-def _table(heads: Sequence[str], right: set[str]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for head in heads:
-        table.add_column(head, justify="right" if head in right else "left", overflow="fold")
-    return table

@@ -8,12 +8,19 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from moetool.machine import Machine
 from moetool.memory import DeviceMemory
 from moetool.plan import Alternative, Plan, Reason
 from moetool.quality import Quality
 from moetool.render.plain import safe_line
-from moetool.render.tables import facts_table, machine_phrase, model_phrase, show, show_command
+from moetool.render.tables import (
+    columns,
+    facts_table,
+    filled_columns,
+    machine_phrase,
+    model_phrase,
+    show,
+    show_command,
+)
 from moetool.render.units import show_bytes, show_gib, show_range, show_rate
 from moetool.speed import Load
 
@@ -81,29 +88,23 @@ def _loss_phrase(quality: Quality) -> str:
 
 
 def _memory_table(plan: Plan) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for head in ("device", "weights", "KV", "state", "compute", "output", "total", "free"):
-        table.add_column(head, justify="left" if head == "device" else "right")
-    _add_rows(table, plan.memory, plan.machine, "")
+    heads = ("device", "weights", "KV", "state", "compute", "output", "total", "free")
+    free = {device.name: show_bytes(device.free_bytes) for device in plan.machine.devices}
+    rows = [(row.device, *_sizes(row), free.get(row.device, "")) for row in plan.memory]
     if plan.draft is not None:
-        _add_rows(table, plan.draft.memory, plan.machine, " draft")
-    return table
+        rows += [(f"{row.device} draft", *_sizes(row), "") for row in plan.draft.memory]
+    return filled_columns(heads, rows, left={"device"})
 
 
-def _add_rows(table: Table, rows: Sequence[DeviceMemory], machine: Machine, suffix: str) -> None:
-    free = {device.name: device.free_bytes for device in machine.devices}
-    for row in rows:
-        sizes = (row.weights_bytes, row.kv_bytes, row.state_bytes, row.compute_bytes, row.output_bytes)
-        cells = [show_bytes(n) if n else "–" for n in (*sizes, row.total_bytes)]
-        table.add_row(row.device + suffix, *cells, "" if suffix else show_bytes(free.get(row.device, 0)))
+def _sizes(row: DeviceMemory) -> tuple[str, ...]:
+    sizes = (row.weights_bytes, row.kv_bytes, row.state_bytes, row.compute_bytes, row.output_bytes)
+    return tuple(show_bytes(n) if n else "–" for n in (*sizes, row.total_bytes))
 
 
 def _alternatives_table(alternatives: Sequence[Alternative]) -> Table:
     """What else could be had, the plan marked."""
-    table = Table(box=None, pad_edge=False)
     heads = ("", "context", "KV", "VRAM", "RAM", "decode tok/s", "prompt tok/s", "placement")
-    for head in heads:
-        table.add_column(head, justify="left" if head in {"", "KV", "placement"} else "right")
+    table = columns(heads, left={"", "KV", "placement"})
     for other in alternatives:
         style = "bold" if other.is_pick else ""
         table.add_row("▸" if other.is_pick else "", *_alternative_cells(other.plan), style=style)

@@ -38,7 +38,9 @@ def make_work(anatomy: Anatomy, settings: Settings, where: Where) -> Work:
     caches = _caches_by_device(anatomy, settings, where)
     trunk = [layer for layer in anatomy.layers if not layer.mtp]
     links = _count_links(anatomy, where)
-    devices = sorted({*reads, *caches, *where.layers[: len(trunk)]}, key=lambda name: name == _CPU)
+    used = {*reads, *caches, *where.layers[: len(trunk)]}
+    order = dict.fromkeys((*settings.devices, *sorted(used - {_CPU}), _CPU))  # llama.cpp's, the CPU last
+    devices = [name for name in order if name in used]
     shares = tuple(
         replace(
             _device_work(device, trunk, where, reads.get(device, ()), caches.get(device, ())),
