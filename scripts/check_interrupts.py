@@ -146,11 +146,14 @@ def interrupt_piped(home: Path, random_: random.Random) -> str:
 def interrupt_schema(home: Path, random_: random.Random) -> str:
     """A document through a pipe: all of it or nothing."""
     code, out, err = _piped(SHORT, home, random_.uniform(0, 1.2), b"")
-    if code == 0:
+    told = verdict(err, {130, 0}, code)
+    if not out:
+        return told if code else "NOTHING PRINTED"
+    try:
         json.loads(out)
-    elif out:
+    except ValueError:
         return "PRINTED ALTHOUGH BROKEN OFF"
-    return verdict(err, {130, 0}, code)
+    return told if code == 0 else f"{told}, all printed before"
 
 
 def _piped(arguments: Sequence[str], home: Path, after_s: float, stdin: bytes) -> tuple[int, bytes, bytes]:

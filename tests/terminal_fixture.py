@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import sys
 import termios
 import time
@@ -40,6 +41,12 @@ class Terminal:
         if text == CTRL_C:
             time.sleep(0.25)
         os.write(self._master, text.encode())
+
+    def suspend(self) -> None:
+        """Ctrl-Z and `fg`, as a shell does them: the terminal is as it was before the command."""
+        os.kill(self.pid, signal.SIGSTOP)
+        termios.tcsetattr(self._slave, termios.TCSADRAIN, self.before)
+        os.kill(self.pid, signal.SIGCONT)
 
     def wait_for(self, text: str) -> str:
         """Everything shown up to the next `text`, which must come."""

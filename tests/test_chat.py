@@ -14,6 +14,7 @@ import pytest
 from terminal_fixture import CTRL_C, CTRL_D, on_a_terminal
 
 from moetool import kept_lines
+from moetool.cli.chat.commands import parse_command
 from moetool.cli.chat.knobs import Knobs, knob_lines, set_knob
 from moetool.cli.chat.lines import read_message
 from moetool.cli.interrupt import CtrlC
@@ -104,6 +105,13 @@ def test_ctrl_c_stops_an_answer_and_pressed_again_it_leaves(tmp_path: Path) -> N
 def test_pasted_lines_are_one_message_and_come_back_with_an_arrow_key(tmp_path: Path) -> None:
     with on_a_terminal(tmp_path, "run", "demo", term="xterm") as chat:
         chat.wait_for("> ")
+        chat.type("x")
+        chat.wait_for("x")
+        edited = chat.settings()
+        chat.suspend()
+        chat.wait_for("\x1b[?2004h\r> x")
+        assert chat.settings() == edited
+        chat.type("\x7f")
         chat.type("\x1b[200~Extract name, age and city as JSON:\nAda Lovelace, 36,\nLondon.\x1b[201~\n")
         chat.wait_for('"city": "London"}')
         chat.wait_for("> ")
@@ -304,3 +312,19 @@ def test_settings_that_cannot_be_are_refused(argument: str) -> None:
     with pytest.raises(UsageError) as caught:
         set_knob(KNOBS, argument)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("/Save a b.json ", ("/save", "a b.json ")),
+        ("/system\tone\ntwo", ("/system", "one\ntwo")),
+        ("/undo", ("/undo", "")),
+        ("//undo", ("", "")),
+        ("hello /undo", ("", "")),
+        ("", ("", "")),
+        ("/", ("/", "")),
+    ],
+)
+def test_what_a_line_says(line: str, expected: tuple[str, str]) -> None:
+    assert parse_command(line) == expected

@@ -262,6 +262,9 @@ class LetterVocabulary:
     def special_piece(self, token: int) -> bytes:
         return chr(token).encode()
 
+    def special_tokens(self) -> frozenset[int]:
+        raise AssertionError("no message holds a control token")
+
 
 HY3_EFFORT = (
     "{% set HYTK = ':opensource' %}{{ '<think{}>'.format(HYTK) }}"

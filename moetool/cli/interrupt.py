@@ -11,9 +11,10 @@ from types import FrameType, TracebackType
 from moetool.errors import Interrupted
 from moetool.render.plain import reset_terminal
 
-# CPython's readline looks for signals only when its wait for a key is interrupted; one that came just before
-# that wait began (a quick second Ctrl-C) would be seen at the next key.
+# CPython's readline looks for signals only when its wait for a key is interrupted: one that came just before
+# that wait began (a quick second Ctrl-C), or to another thread, would be seen at the next key.
 _LOOK_AGAIN_S = 0.1
+_LOOK_EVERY_S = 0.5
 
 
 class CtrlC:
@@ -43,7 +44,7 @@ class CtrlC:
         prompt. `take` tells how often it was pressed."""
         self._raises = True
         signal.signal(signal.SIGALRM, lambda _number, _frame: None)
-        signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_S)
+        signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_S, _LOOK_EVERY_S)
         try:
             self._raise_if_pressed()
             yield

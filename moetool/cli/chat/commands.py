@@ -42,7 +42,7 @@ def _regen(talk: Talk, _argument: str) -> bool:
     if asked is None:
         raise UsageError("There is no answer to draw again")
     if talk.knobs.sampling.temperature <= 0:
-        notice("(temperature is 0: if nothing was changed, the answer is the same; /set temperature 0.8)")
+        notice("(at temperature 0 the same answer comes again; /set temperature 0.8)")
     return talk.ask(asked)
 
 
@@ -87,7 +87,7 @@ def _help(_talk: Talk, _argument: str) -> None:
     for name, command in COMMANDS.items():
         notice(f"{name + ' ' + command.takes:<18} {command.text}")
     notice(f"{'/quit':<18} leave; Ctrl-D does too")
-    notice(r'A \ at the end of a line, or """ … """, makes a message of several lines; pasted lines are one.')
+    notice(r'Several lines: end them with \, or put """ before and after; a paste is one message.')
     notice("// begins a message with a slash. Ctrl-C stops an answer, twice it leaves.")
 
 
@@ -105,13 +105,22 @@ COMMANDS: dict[str, Command] = {
 QUIT = ("/quit", "/exit", "/bye")
 
 
-def do_command(talk: Talk, line: str) -> bool:
-    """Do what a line with a slash says; True when Ctrl-C stopped an answer. Raises MoetoolError."""
-    name, _, argument = line.partition(" ")
+def parse_command(line: str) -> tuple[str, str]:
+    """A line with a slash as the command's name and what follows it; ("", "") for other lines."""
+    if not line.startswith("/") or line.startswith("//"):
+        return "", ""
+    name, *argument = line.split(maxsplit=1)
+    return name.lower(), "".join(argument)
+
+
+def do_command(talk: Talk, name: str, argument: str) -> bool:
+    """Do what was said with a slash; True when Ctrl-C stopped an answer. Raises MoetoolError."""
     command = COMMANDS.get(name)
     if command is None:
         raise UsageError(f"There is no command {name}", "/help lists them; // begins a message with a slash")
-    return bool(command.do(talk, argument.strip()))
+    if argument and not command.takes:
+        raise UsageError(f"{name} takes nothing more", "// begins a message with a slash")
+    return bool(command.do(talk, argument))
 
 
 def _path(argument: str) -> Path:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import readline
 import select
+import signal
 import sys
+import termios
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from io import TextIOWrapper
+from typing import Any
 
 from moetool.cli.interrupt import CtrlC
 from moetool.kept_lines import keep_line, read_lines, read_lines_path
@@ -37,6 +41,7 @@ class Lines:
         if os.environ.get("TERM") != "dumb":
             readline.parse_and_bind("set enable-bracketed-paste on")
         _complete_commands(commands)
+        self._suspension = _Suspension()
         for line in read_lines(self._path):
             readline.add_history(line)
 
@@ -48,7 +53,7 @@ class Lines:
         """One message; None at Ctrl-D, "" after Ctrl-C. Raises Left after the second Ctrl-C."""
         try:
             with self._ctrl_c.raising():
-                message = read_message(_read_edited)
+                message = read_message(self._suspension.read_line)
         except EOFError:
             notice("")
             return None
@@ -104,6 +109,38 @@ def _read_edited(prompt: str) -> str:
     while _IS_LIBEDIT and select.select([sys.stdin], [], [], _SAME_PASTE_S)[0]:
         line += "\n" + input(". ")
     return line
+
+
+class _Suspension:
+    """Ctrl-Z and `fg` while a line is edited: readline does not know of them, and the shell has set the
+    terminal as it likes it itself. Letters would be shown twice, and pasted lines would be messages each."""
+
+    def __init__(self) -> None:
+        self._prompt = ""
+        self._modes: list[Any] | None = None
+        readline.set_pre_input_hook(self._keep_modes)
+        signal.signal(signal.SIGCONT, self._on_continued)
+
+    def read_line(self, prompt: str) -> str:
+        """As `input`."""
+        self._prompt = prompt
+        try:
+            return _read_edited(prompt)
+        finally:
+            self._modes = None
+
+    def _keep_modes(self) -> None:
+        with suppress(termios.error):
+            self._modes = termios.tcgetattr(sys.stdin)
+
+    def _on_continued(self, _number: int, _frame: object) -> None:
+        if self._modes is None:
+            return
+        with suppress(termios.error):
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._modes)
+        paste_on = "" if os.environ.get("TERM") == "dumb" else "\x1b[?2004h"
+        sys.stdout.write(f"{paste_on}\r{self._prompt}{readline.get_line_buffer()}")
+        sys.stdout.flush()
 
 
 def _complete_commands(commands: Sequence[str]) -> None:

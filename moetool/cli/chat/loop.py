@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 from moetool.cli.answer import Request
 from moetool.cli.boundary import Reported
-from moetool.cli.chat.commands import COMMANDS, QUIT, do_command
+from moetool.cli.chat.commands import COMMANDS, QUIT, do_command, parse_command
 from moetool.cli.chat.kept import KeptChat
 from moetool.cli.chat.lines import Left, Lines
 from moetool.cli.chat.talk import FULL_HINT, Talk
@@ -48,7 +48,7 @@ def chat(
 
 
 def _until_left(talk: Talk, lines: Lines, kept: KeptChat | None) -> None:
-    while (line := lines.read()) is not None and line not in QUIT:
+    while (line := lines.read()) is not None and parse_command(line)[0] not in QUIT:
         was_stopped = bool(line) and _do(talk, line)
         if kept is not None:
             kept.keep()
@@ -61,8 +61,9 @@ def _until_left(talk: Talk, lines: Lines, kept: KeptChat | None) -> None:
 def _do(talk: Talk, line: str) -> bool:
     """Answer a message or obey a command; what goes wrong is said, and the chat goes on."""
     try:
-        if line.startswith("/") and not line.startswith("//"):
-            return do_command(talk, line)
+        name, argument = parse_command(line)
+        if name:
+            return do_command(talk, name, argument)
         return talk.ask(talk.conversation.asked(line.removeprefix("/") if line.startswith("//") else line))
     except ContextFull as error:
         show_error(error)

@@ -22,9 +22,10 @@ def stats_lines(talk: Talk) -> list[str]:
 
 def _speed_lines(last: Measured) -> list[str]:
     stats, predicted = last.stats, last.predicted
-    decode_range = show_range(predicted.decode_low, predicted.decode_high)
-    return [
-        f"prompt        {show_rate(stats.prompt_tok_s)} tok/s over {stats.prompt_tokens} tokens"
-        f" (predicted {show_rate(predicted.prompt_tok_s)} for long ones)",
-        f"decode        {show_rate(stats.decode_tok_s)} tok/s (predicted {decode_range})",
-    ]
+    prompt = f"prompt        {show_rate(stats.prompt_tok_s)} tok/s over {stats.prompt_tokens} tokens"
+    decode = f"decode        {show_rate(stats.decode_tok_s)} tok/s"
+    if predicted.prompt_tok_s:
+        prompt += f" (predicted {show_rate(predicted.prompt_tok_s)} for long ones)"
+    if predicted.decode_tok_s:
+        decode += f" (predicted {show_range(predicted.decode_low, predicted.decode_high)})"
+    return [prompt, decode]
