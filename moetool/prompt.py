@@ -13,6 +13,8 @@ from moetool.thinking import Markers, find_markers, thinking_switches
 
 # Characters of messages from which on they are not cut into tokens twice.
 _LONG = 50_000
+# Fewer tokens in common are no reason to keep what the engine has seen out of order.
+LONG_ENOUGH = 32
 
 
 class Tokenizer(Protocol):
@@ -165,14 +167,40 @@ def _tokens_of(vocabulary: Tokenizer, pieces: Sequence[Piece]) -> list[int]:
 
 def keep_prefix(engine: Cache, tokens: Sequence[int]) -> list[int]:
     """Rewind the engine to what it shares with `tokens`; returns the rest, which is never empty."""
-    shared = 0
-    for seen, wanted in zip(engine.tokens, tokens[:-1], strict=False):
-        if seen != wanted:
-            break
-        shared += 1
+    shared = shared_length(engine.tokens, tokens[:-1])
     if shared < len(engine.tokens):
         shared = engine.rewind(shared)
     return list(tokens[shared:])
+
+
+def shared_length(some: Sequence[int], others: Sequence[int]) -> int:
+    """How many tokens two texts have in common at their beginning."""
+    pairs = zip(some, others, strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(some), len(others)))
+
+
+def find_gap(seen: Sequence[int], wanted: Sequence[int]) -> tuple[int, int]:
+    """What of `seen` to drop so that it agrees with `wanted` for longest: where, and how many tokens; 0 where
+    nothing is won by it."""
+    start = shared_length(seen, wanted)
+    head = wanted[start:]
+    agreed = _agreements([*head, -1, *seen[start:]])[len(head) + 1 :]
+    longest = max(agreed, default=0)
+    return start, agreed.index(longest) if longest >= LONG_ENOUGH else 0
+
+
+def _agreements(text: Sequence[int]) -> list[int]:
+    """For each place, how many tokens from there on are those of the beginning (the Z function: linear)."""
+    found = [0] * len(text)
+    left = right = 0
+    for at in range(1, len(text)):
+        n = min(right - at, found[at - left]) if at < right else 0
+        while at + n < len(text) and text[n] == text[at + n]:
+            n += 1
+        found[at] = n
+        if at + n > right:
+            left, right = at, at + n
+    return found
 
 
 def _spelled(vocabulary: Tokenizer, token: int) -> str:

@@ -244,7 +244,8 @@ def of_run(
     """The run document: the answer, what it took, and the promise beside the measurement. `predicted` is the
     speed for this prompt at this depth; the plan's own is for llama-bench's tests. `closed`: the answer was
     cut off, and `closing`, the end of `text`, makes it whole in the model's place. `prompt_tokens_reused` of
-    the `prompt_tokens` were not read: a session or an earlier attempt had left them in the cache."""
+    the `prompt_tokens` were not read: a session or an earlier attempt had left them in the cache.
+    `shifted_tokens` were forgotten in a full context, so that the answer could go on."""
     return {
         "text": text,
         "finish_reason": stats.finish_reason,
@@ -252,6 +253,7 @@ def of_run(
         "closing": stats.closing,
         "prompt_tokens": stats.prompt_tokens + stats.reused_tokens,
         "prompt_tokens_reused": stats.reused_tokens,
+        "shifted_tokens": stats.shifted_tokens,
         "generated_tokens": stats.generated_tokens,
         "forced_tokens": stats.forced_tokens,
         "seed": seed,

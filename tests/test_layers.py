@@ -36,6 +36,7 @@ LAYERS: dict[str, int] = {
     "kept_lines": 6,
     "kept_sessions": 6,
     "conversation": 7,
+    "fullness": 7,
     "lockfile": 6,
     "pulling": 7,
     "kept_headers": 7,

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from moetool.cli.interrupt import CtrlC
 from moetool.cli.local_plan import refusal_of
+from moetool.cli.on_full import OnFull
 from moetool.cli.opening import Opened, plan_for, read_this_machine
 from moetool.cli.task import Task, show_left_out
 from moetool.cli.think import Think
-from moetool.cli.thoughts import wished
 from moetool.constrain import Constraint, Matcher, TokenTable, make_matcher, make_tokenizer
 from moetool.engine.model import Engine
 from moetool.engine.threads import SharedCores
@@ -23,7 +23,6 @@ from moetool.errors import ContextFull, UsageError
 from moetool.generate import Limits, Stats
 from moetool.machine.load import CoreWatch
 from moetool.plan import Plan, Wishes
-from moetool.prompt import Message, Prompt, chat_prompt, plain_tokens
 from moetool.render.plain import notice
 from moetool.render.units import show_range
 from moetool.settings import Sampling
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from moetool.kept_sessions import SessionFiles
 
 # Less than this many bytes a token is worth counting exactly.
-_USUAL_PIECE_BYTES = 16
+USUAL_PIECE_BYTES = 16
 
 # What an answer needs once the model is loaded, 0.15 s of imports together.
 _NEEDED_LATER = ("numpy", "moetool.template.sandbox", "moetool.cli.one_shot")
@@ -54,6 +53,7 @@ class Request:
     quiet: bool
     think: Think | None = None
     session: SessionFiles | None = None
+    on_full: OnFull = OnFull.refuse
 
     @property
     def constraint(self) -> Constraint | None:
@@ -73,6 +73,10 @@ def answer_request(
     require_fit(plan, opened.model.name)
     sampling = choose_sampling(opened, sampling_flags)
     require_chance(request.task, sampling)
+    if request.on_full is OnFull.shift:
+        from moetool.cli.fitted import require_shift
+
+        require_shift(opened, plan.settings)
     if not request.quiet:
         show_left_out(request.task)
     cores = SharedCores(plan.settings.n_threads, CoreWatch())
@@ -178,17 +182,6 @@ def matcher_maker(engine: Engine | Slots, constraint: Constraint | None) -> Call
     return make_matcher(tokenizer, constraint).copy
 
 
-def prompt_of(engine: Engine, opened: Opened, request: Request) -> Prompt:
-    """The request's prompt as tokens: through the chat template, or bare with --raw."""
-    refuse_hopeless(engine, request.prompt)
-    template = template_of(opened, request)
-    if not template:
-        return Prompt(plain_tokens(engine.vocabulary, request.prompt))
-    messages = [Message("system", request.system)] if request.system else []
-    messages.append(Message("user", request.prompt))
-    return chat_prompt(engine.vocabulary, template, messages, wished(request.think))
-
-
 def template_of(opened: Opened, request: Request) -> str:
     """The model's chat template; "" with --raw, and where it has none, which is said."""
     template = "" if request.raw else opened.header.get_str("tokenizer.chat_template")
@@ -200,7 +193,7 @@ def template_of(opened: Opened, request: Request) -> str:
 def refuse_hopeless(engine: Engine | Slot, prompt: str) -> None:
     """ContextFull for a prompt that cannot fit however it is cut into tokens: cutting would take minutes."""
     n_ctx = engine.n_ctx
-    if len(prompt) <= n_ctx * _USUAL_PIECE_BYTES:
+    if len(prompt) <= n_ctx * USUAL_PIECE_BYTES:
         return
     # Blanks apart: some tokenizers and templates drop them.
     n_bytes = len("".join(prompt.split()).encode("utf-8", "surrogateescape"))

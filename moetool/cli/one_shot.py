@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from moetool import report
-from moetool.cli.answer import Request, matcher_maker, prompt_of, stats_line
+from moetool.cli.answer import Request, matcher_maker, stats_line, template_of
 from moetool.cli.boundary import print_result
+from moetool.cli.fitted import FittedPrompt, Fitting, begin_with, let_shift, prompt_maker
 from moetool.cli.opening import Opened
 from moetool.cli.recording import keep_answer, load_of
 from moetool.cli.task import problem_of
@@ -20,7 +21,7 @@ from moetool.errors import Interrupted, MoetoolError, OutputInvalid
 from moetool.generate import LENGTH, Stats
 from moetool.machine.paging import read_page_faults
 from moetool.plan import Plan
-from moetool.prompt import Prompt, keep_prefix
+from moetool.prompt import Message
 from moetool.render.plain import AnswerWriter, ThinkingWriter, notice
 from moetool.settings import Sampling
 from moetool.speed import Speed
@@ -52,8 +53,8 @@ def answer_once(
     """Answer the request's prompt; an answer that is not what was asked for ends in its error."""
     writer = AnswerWriter(hold=_is_held(request))
     n_faults = read_page_faults()
-    prompt = prompt_of(engine, opened, request)
-    for last in _attempts(engine, prompt, request, sampling, writer):
+    fitted = _fitted_prompt(engine, opened, request)
+    for last in _attempts(engine, fitted, request, sampling, writer):
         # A retry finds its prompt in the cache: only the first attempt tells what an answer costs, if other
         # programs left it its cores.
         if not last.retries and engine.had_its_threads:
@@ -68,7 +69,7 @@ def answer_once(
         loaded = report.Loaded(opened.model.paths[0].name, engine.load_s, engine.buffers)
         document = report.of_run(last.text, last.stats, loaded, plan, predicted, last.seed)
         document |= {"thinking": last.thinking or None, "retries": last.retries}
-        document |= {"session": asdict(saved) if saved else None}
+        document |= {"session": asdict(saved) if saved else None, "truncated_tokens": fitted.n_dropped}
         print_result("run", document, problem)
         return
     if not request.quiet:
@@ -77,6 +78,19 @@ def answer_once(
         session.tell_kept(saved, last.stats)
     if problem is not None:
         raise problem
+
+
+def _fitted_prompt(engine: Engine, opened: Opened, request: Request) -> FittedPrompt:
+    """The request's prompt as tokens: through the chat template, or bare with --raw; it is told what was left
+    out of it."""
+    template = template_of(opened, request)
+    messages = [Message("system", request.system)] if request.system and template else []
+    messages.append(Message("user", request.prompt))
+    fitting = Fitting(engine, request.on_full, request.limits.max_tokens)
+    fitted = fitting.fit(messages, prompt_maker(engine.vocabulary, template, request.think))
+    if fitted.told and not request.quiet:
+        notice(f"The prompt is too long: {fitted.told}.")
+    return fitted
 
 
 def _keep(
@@ -102,7 +116,7 @@ def _is_held(request: Request) -> bool:
 
 
 def _attempts(
-    engine: Engine, prompt: Prompt, request: Request, sampling: Sampling, writer: AnswerWriter
+    engine: Engine, fitted: FittedPrompt, request: Request, sampling: Sampling, writer: AnswerWriter
 ) -> Iterator[_Attempt]:
     """Answers, each with a new seed, up to the first valid one or as many as may be tried; at least one."""
     make_grammar = matcher_maker(engine, request.constraint)
@@ -111,10 +125,11 @@ def _attempts(
         if retry:
             engine.use_sampling(replace(sampling, seed=seed))
             writer.forget()
-        tokens = keep_prefix(engine, prompt.tokens)
+        tokens = begin_with(engine, fitted, request.on_full)
         if request.task.retries or request.session:
-            engine.memory.mark(len(prompt.tokens) - 1)
-        generation = make_generation(engine, prompt, tokens, request.limits, make_grammar())
+            engine.memory.mark(len(fitted.prompt.tokens) - 1)
+        generation = make_generation(engine, fitted.prompt, tokens, request.limits, make_grammar())
+        let_shift(generation, engine, fitted, request.on_full)
         show = Show(writer, _thinking_writer(request))
         for token in generation:
             show.write(token)
@@ -137,6 +152,10 @@ def _thinking_writer(request: Request) -> ThinkingWriter | None:
 
 def _tell(engine: Engine, attempt: _Attempt, predicted: Speed) -> None:
     """What there is to say beside an answer: how it ended and how often it was tried; to people its speed."""
+    if attempt.stats.shifted_tokens:
+        notice(
+            f"The context was full: {attempt.stats.shifted_tokens} older tokens were forgotten on the way."
+        )
     if attempt.stats.closing and attempt.problem is None:
         notice(_closing_line(attempt.stats))
     if attempt.retries:

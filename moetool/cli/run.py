@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moetool.cli.on_full import OnFull
 from moetool.cli.options import (
     BatchSizeOpt,
     ContextOpt,
@@ -124,6 +125,10 @@ def run(
     think: Annotated[
         Think | None, typer.Option(help="Thinking before the answer: show or hide it, or do without (off).")
     ] = None,
+    on_full: Annotated[
+        OnFull,
+        typer.Option(help="When the context is full: say so, leave out the middle, or forget the oldest."),
+    ] = OnFull.refuse,
     session: Annotated[
         str | None,
         typer.Option("--session", metavar="NAME", help="Keep what was read, and go on there next time."),
@@ -154,7 +159,13 @@ def run(
     if batch is None:
         _check_no_batch(out, parallel)
     else:
-        _check_batch(out, is_prompt=bool(prompt or file), is_session=session is not None, as_json=as_json)
+        _check_batch(
+            out,
+            is_prompt=bool(prompt or file),
+            is_session=session is not None,
+            is_fitted=on_full is not OnFull.refuse,
+            as_json=as_json,
+        )
     request = Request(
         prompt=_joined_prompt(prompt, file) if batch is None else "",
         system=system,
@@ -165,6 +176,7 @@ def run(
         quiet=quiet,
         think=think,
         session=find_session(session) if session is not None else None,
+        on_full=on_full,
     )
     if batch is None and not request.prompt:
         _check_chat(request)
@@ -209,12 +221,18 @@ def _check_no_batch(out: Path | None, parallel: int | None) -> None:
         raise UsageError(f"{flag} is for the answers to many prompts", "give a file of them with --batch")
 
 
-def _check_batch(out: Path | None, *, is_prompt: bool, is_session: bool, as_json: bool) -> None:
+def _check_batch(
+    out: Path | None, *, is_prompt: bool, is_session: bool, is_fitted: bool, as_json: bool
+) -> None:
     """UsageError for what does not go with --batch."""
     if is_prompt:
         raise UsageError("--batch has the prompts", "drop the other prompt, or put it into the file")
     if is_session:
         raise UsageError("A batch keeps no --session", "what its prompts begin with is read once anyway")
+    if is_fitted:
+        raise UsageError(
+            "A batch leaves nothing out of its prompts", "drop --on-full, or give a larger --ctx"
+        )
     if out is None and as_json:
         hint = "add --out FILE, or drop --output json: without it the answers are JSON lines on stdout"
         raise UsageError("--output json tells of a batch whose answers are in a file", hint)

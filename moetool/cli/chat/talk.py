@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from moetool.cli.answer import Request, matcher_maker, refuse_hopeless, stats_line
+from moetool.cli.answer import Request, matcher_maker, stats_line
 from moetool.cli.chat.knobs import Knobs
+from moetool.cli.fitted import FittedPrompt, Fitting, begin_with, let_shift, prompt_maker
 from moetool.cli.interrupt import CtrlC
 from moetool.cli.opening import Opened
 from moetool.cli.think import Think
-from moetool.cli.thoughts import Show, make_generation, wished
+from moetool.cli.thoughts import Show, make_generation
 from moetool.conversation import Conversation
 from moetool.engine.model import Engine
 from moetool.generate import CONTEXT, INTERRUPTED, Generation, Stats
 from moetool.plan import Plan
-from moetool.prompt import Prompt, chat_prompt, keep_prefix, plain_tokens
 from moetool.render.plain import AnswerWriter, ThinkingWriter, notice
 from moetool.settings import Sampling
 from moetool.speed import Load, Speed
 
-FULL_HINT = "/undo takes back the last exchange, /clear starts anew, --ctx gives a larger context"
+FULL_HINT = (
+    "/undo takes back the last exchange, /clear starts anew; "
+    "--ctx gives a larger context, --on-full lets old messages go"
+)
 # From here on, the line under an answer says how full the context is.
 _NEARLY_FULL = 0.75
 
@@ -50,6 +53,7 @@ class Talk:
         self.conversation = Conversation(request.system)
         self.last: Measured | None = None
         self.totals = Totals()
+        self._n_left_out = 0
         self._request = request
         self._make_grammar = matcher_maker(engine, request.constraint)
         self._ctrl_c = ctrl_c
@@ -69,11 +73,14 @@ class Talk:
 
         Raises ContextFull or TemplateError when it cannot be asked. True: the answer was stopped.
         """
-        prompt = self._prompt(asked)
-        tokens = keep_prefix(self.engine, prompt.tokens)
+        engine, on_full = self.engine, self._request.on_full
+        fitted = self._fitted(asked)
+        prompt = fitted.prompt
+        tokens = begin_with(engine, fitted, on_full)
         # The next prompt may leave thinking out, or be this one again.
-        self.engine.memory.mark(len(prompt.tokens) - 1)
-        generation = make_generation(self.engine, prompt, tokens, self.knobs.limits, self._make_grammar())
+        engine.memory.mark(len(prompt.tokens) - 1)
+        generation = make_generation(engine, prompt, tokens, self.knobs.limits, self._make_grammar())
+        let_shift(generation, engine, fitted, on_full)
         self._show(generation)
         stats = generation.stats
         assert stats is not None  # the iteration has ended
@@ -86,13 +93,16 @@ class Talk:
         """How often Ctrl-C was pressed while an answer was being stopped; asking forgets it."""
         return self._ctrl_c.take()
 
-    def _prompt(self, asked: Conversation) -> Prompt:
-        vocabulary = self.engine.vocabulary
-        refuse_hopeless(self.engine, asked.turns[-1].content)
-        template = self.opened.header.get_str("tokenizer.chat_template")
-        if template and not self._request.raw:
-            return chat_prompt(vocabulary, template, asked.messages, wished(self.knobs.think))
-        return Prompt(plain_tokens(vocabulary, "\n".join(m.content for m in asked.messages)))
+    def _fitted(self, asked: Conversation) -> FittedPrompt:
+        """The prompt, and in sight what is newly left out of it."""
+        template = "" if self._request.raw else self.opened.header.get_str("tokenizer.chat_template")
+        make = prompt_maker(self.engine.vocabulary, template, self.knobs.think)
+        fitting = Fitting(self.engine, self._request.on_full, self.knobs.limits.max_tokens)
+        fitted = fitting.fit(asked.messages, make, self._n_left_out)
+        if fitted.is_cut or fitted.n_left_out != self._n_left_out:
+            notice(f"(the context is full: {fitted.told or 'nothing left out any more'})")
+        self._n_left_out = fitted.n_left_out
+        return fitted
 
     def _show(self, generation: Generation) -> None:
         writer = AnswerWriter()
@@ -119,6 +129,8 @@ class Talk:
             notice(f"(the context is full, the answer is cut off: {FULL_HINT})")
         elif not self._request.quiet:
             notice(stats_line(self.engine, stats, predicted) + self._fullness())
+        if stats.shifted_tokens:
+            notice(f"(the context was full: {stats.shifted_tokens} older tokens were forgotten on the way)")
 
     def _fullness(self) -> str:
         share = self.engine.n_past / self.engine.n_ctx
