@@ -103,6 +103,22 @@ def test_the_second_turn_of_a_chat_reads_what_is_new(engine: Engine) -> None:
         assert agree(engine.logits(), fresh_logits(engine, prompt))
 
 
+def test_where_two_texts_parted_a_third_one_finds_a_checkpoint(engine: Engine) -> None:
+    """A long beginning under three questions, as one-shot runs of a session have it."""
+    beginning, questions = TEXT[:100], (TEXT[200:], TEXT[300:], OTHER)
+    engine.rewind(0)
+    n_new = []
+    for question in questions:
+        prompt = [*beginning, *question]
+        new = keep_prefix(engine, prompt)
+        n_new.append(len(new) - len(question))
+        engine.decode(new)
+    if has_states(engine):
+        # Read whole, read whole again but marked, and read from the mark at 96 on.
+        assert n_new == [100, 100, 4]
+    assert agree(engine.logits(), fresh_logits(engine, [*beginning, *OTHER]))
+
+
 def test_checkpoints_take_no_more_room_than_they_may(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     def left_after(room: int) -> int:
         monkeypatch.setattr("moetool.engine.memory.CHECKPOINT_BYTES", room)

@@ -22,6 +22,7 @@ from moetool.errors import EngineError
 # ones are not made: a plan counts on no more than its reserve.
 CHECKPOINT_BYTES = 256 << 20
 
+_MARK_STEP = 32
 _PARTIAL = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY, llama.h
 
 
@@ -60,6 +61,8 @@ class Memory:
         n_past = min(n_past, len(self.tokens))
         self._checkpoints = [point for point in self._checkpoints if point.n_tokens <= n_past]
         if not go_back(self._memory, 0, n_past, self._n_window):
+            # Two texts part here; a third will part from them nearby.
+            self.mark(n_past // _MARK_STEP * _MARK_STEP)
             n_past = self._restore_checkpoint()
         del self.tokens[n_past:]
         return n_past
