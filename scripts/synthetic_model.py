@@ -178,7 +178,23 @@ def write_metadata(writer: gguf.GGUFWriter, args: argparse.Namespace) -> None:
         writer.add_expert_count(args.experts)
         writer.add_expert_used_count(args.used)
         writer.add_expert_feed_forward_length(args.expert_ff)
-    write_vocabulary(writer, args.vocab)
+    if args.vocab_of:
+        copy_vocabulary(writer, args.vocab_of)
+    else:
+        write_vocabulary(writer, args.vocab)
+
+
+def copy_vocabulary(writer: gguf.GGUFWriter, path: Path) -> None:
+    """The tokenizer of another file, as it stands there."""
+    for name, field in gguf.GGUFReader(path).fields.items():
+        if name.startswith("tokenizer."):
+            of_array = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(name, field.contents(), field.types[0], of_array)
+
+
+def read_vocabulary_size(path: Path) -> int:
+    """How many tokens a file's tokenizer has."""
+    return len(gguf.GGUFReader(path).fields["tokenizer.ggml.tokens"].data)
 
 
 def write_vocabulary(writer: gguf.GGUFWriter, n_vocab: int) -> None:
@@ -253,10 +269,13 @@ def main() -> None:
     parser.add_argument("--used", type=int, default=8)
     parser.add_argument("--expert-ff", type=int, default=1024)
     parser.add_argument("--ff", type=int, default=6144, help="of a dense model's layers")
-    parser.add_argument("--vocab", type=int, default=151936)
+    parser.add_argument("--vocab", type=int, default=151936, help="made-up tokens")
+    parser.add_argument("--vocab-of", type=Path, help="take the tokenizer of this GGUF file instead")
     parser.add_argument("--ctx-train", type=int, default=32768)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    if args.vocab_of:
+        args.vocab = read_vocabulary_size(args.vocab_of)
     write_model(args)
     print(f"{args.out}: {args.out.stat().st_size / 1e9:.2f} GB")
 
