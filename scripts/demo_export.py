@@ -141,8 +141,9 @@ def write_gguf(
 
 def quantize(source: Path, target: Path, ftype: int = Q8_0_FTYPE, threads: int = 2) -> None:
     """Let llama.cpp quantize the file; it keeps the router and the norms in F32."""
-    from llama_cpp import llama_cpp as lib
+    from moetool.engine.library import library
 
+    lib = library()
     params = lib.llama_model_quantize_default_params()
     params.ftype, params.nthread = ftype, threads
     code = lib.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from gguf.quants import dequantize
 
+from moetool.engine.library import library
+
 MODEL = Path(__file__).parent.parent / "moetool" / "demo" / "demo.gguf"
 PROMPTS = Path(__file__).parent / "data" / "demo_prompts.json"
 Array = np.ndarray[Any, np.dtype[np.float32]]
@@ -106,10 +108,7 @@ class Llama:
     """A llama.cpp context that rounds nothing it need not: F32 keys and values, no flash attention."""
 
     def __init__(self, path: Path) -> None:
-        from llama_cpp import llama_cpp as lib
-
-        self.lib = lib
-        lib.llama_backend_init()
+        self.lib = lib = library()
         self.model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
         params = lib.llama_context_default_params()
         params.n_ctx = params.n_batch = 1024

@@ -7,6 +7,7 @@ import ctypes
 import pytest
 
 from moetool import quants
+from moetool.engine.library import library
 
 
 def test_table_equals_the_gguf_package() -> None:
@@ -20,7 +21,7 @@ def test_table_equals_the_gguf_package() -> None:
 
 
 def test_table_equals_llama_cpp() -> None:
-    lib = pytest.importorskip("llama_cpp.llama_cpp")._lib
+    lib = library()._lib
     lib.ggml_type_size.restype = ctypes.c_size_t
     lib.ggml_blck_size.restype = ctypes.c_int64
     lib.ggml_type_name.restype = ctypes.c_char_p
