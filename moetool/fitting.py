@@ -55,6 +55,6 @@ def largest_that_fits(quants: Sequence[QuantFiles], room: int) -> QuantFiles | N
 
 
 def room_bytes(machine: Machine) -> int:
-    """Free memory of all devices together, less what a plan leaves free on each (see plan.shortfalls)."""
+    """Free memory of all devices together, less what a plan leaves free on each (see plan.make_budget)."""
     free = [device.free_bytes for device in machine.devices]
     return sum(n - min(DEFAULT_RESERVE_BYTES, n // 4) for n in free)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -174,7 +175,7 @@ def _evidence(bits: float, n_active: float, results: Sequence[Result]) -> tuple[
         return (f"extrapolated from {len(results)} published results, none near in bits and active size",)
     losses = sorted(result.loss for result in near)
     span = f"{100 * losses[0]:.2g} to {100 * losses[-1]:.2g} %"
-    names = sorted({result.source for result in near}, key=lambda name: -sum(r.source == name for r in near))
+    names = [name for name, _ in Counter(result.source for result in near).most_common()]
     text = f"{len(near)} published results within half a bit and a factor 3 of active size: {span} perplexity"
     return (text, *names)
 

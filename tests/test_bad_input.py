@@ -119,7 +119,12 @@ def a_choice_among_one(folder: Path) -> list[str]:
 
 
 # what is done -> exit code, error code, words of the message, words of the hint
+def size_without_a_unit(tmp_path: Path) -> list[str]:
+    return ["plan", "demo", "--vram", "10"]
+
+
 CASES: list[tuple[Make, int, str, str, str]] = [
+    (size_without_a_unit, 2, "usage", "10 bytes", "--vram 12G"),
     (missing_file, 5, "not-found", "nowhere.gguf", ""),
     (not_gguf, 1, "bad-header", "not GGUF", "download"),
     (truncated_header, 1, "bad-header", "", "download"),

@@ -14,7 +14,7 @@ from moetool.assets import demo_model_path
 from moetool.errors import UsageError
 from moetool.gguf import open_header
 from moetool.machine import Device, Machine
-from moetool.plan import Allocated, Plan, Wishes, check_plan, make_plan, shortfalls
+from moetool.plan import Allocated, Plan, Wishes, check_plan, make_budget, make_plan
 from moetool.settings import TensorOverride
 
 GIB = 1 << 30
@@ -93,7 +93,8 @@ def test_too_small_a_machine_is_an_answer_that_says_how_much_is_missing() -> Non
     assert not plan.fits
     (reason,) = (r for r in plan.reasons if r.code == "does-not-fit")
     assert "GiB of RAM are missing" in reason.text
-    assert shortfalls(plan.memory, plan.machine, Wishes(reserve_bytes=0))["CPU"] > 10 * GIB
+    whole = make_budget(plan.machine, Wishes(reserve_bytes=0))
+    assert whole.shortfalls(plan.memory)["CPU"] > 10 * GIB
 
 
 def test_the_default_context_is_modest_and_more_than_trained_is_said() -> None:
@@ -126,7 +127,7 @@ def test_a_plan_that_fits_leaves_the_reserve_free_everywhere(
 ) -> None:
     here = machine(ram, *gpus)
     plan = make_plan(MOE, here, Wishes(n_ctx=n_ctx, type_k=kv, type_v=kv))
-    missing = shortfalls(plan.memory, here, Wishes())
+    missing = make_budget(here, Wishes()).shortfalls(plan.memory)
     assert plan.fits == (not missing)
     assert plan.reasons
     weights = sum(row.weights_bytes for row in plan.memory)

@@ -319,6 +319,26 @@ def test_what_lacks_on_two_devices_is_one_remedy() -> None:
     assert "without --reserve it fits" in {remedy.text for remedy in remedies(kept)}
 
 
+def test_what_the_user_kept_from_a_plan_is_not_missing_in_the_machine() -> None:
+    """Each remedy, taken at its word, makes it fit."""
+
+    def more(plan: Plan) -> str:
+        return next(remedy.text for remedy in remedies(plan) if remedy.code == "more-memory")
+
+    reserved = make_plan(MOE, machine(64), Wishes(reserve_bytes=100 * GIB))
+    lacking = float(text_of(reserved, "does-not-fit").split()[0])
+    assert text_of(reserved, "does-not-fit").endswith("GiB of RAM are missing")
+    assert make_plan(MOE, machine(64 + lacking), reserved.wishes).fits
+    limited = make_plan(MOE, machine(64), Wishes(ram_bytes=4 * GIB))
+    assert text_of(limited, "does-not-fit").endswith("GiB of RAM are missing under --ram")
+    flag, size, *rest = more(limited).split()
+    assert (flag, *rest) == ("--ram", "would", "do")
+    assert make_plan(MOE, machine(64), Wishes(ram_bytes=int(float(size.removesuffix("GiB")) * GIB))).fits
+    card = Wishes(n_gpu_layers=49, n_cpu_moe=0, vram=(Limit("", 8 * GIB),))
+    assert more(make_plan(MOE, machine(64, 24), card)).startswith("--vram CUDA0=")
+    assert more(make_plan(MOE, machine(64, 12), card)).split()[2:] == "and 6.5 GiB more of memory on CUDA0 would do".split()
+
+
 def test_a_plan_that_the_allocator_finds_too_large_is_made_anew() -> None:
     here = machine(64, 12)
     plan = make_plan(MOE, here, F16)

@@ -96,6 +96,8 @@ def parse_size(text: str, flag: str) -> int:
     n_bytes = int(float(match[1]) * _UNITS[match[2].lower()]) if match else 0
     if not match or (n_bytes == 0 and flag != "--reserve"):
         raise UsageError(f"{flag} {text} is not a size", f"write {flag} 12G or {flag} 800M")
+    if 0 < n_bytes < 1 << 20:
+        raise UsageError(f"{flag} {text} is {n_bytes} bytes, less than anything needs", f"write {flag} 12G")
     return n_bytes
 
 

@@ -6,7 +6,7 @@ read for every token, while of the experts only a few are. Whatever the user fix
 """
 
 from moetool.plan.alternatives import Alternative, make_alternatives
-from moetool.plan.budget import Budget, make_budget, shortfalls
+from moetool.plan.budget import Budget, make_budget
 from moetool.plan.checked import DRY_RUN_TOLERANCE, Allocated, check_plan, settle_plan
 from moetool.plan.make import budget_of, make_plan
 from moetool.plan.remedies import remedies
@@ -32,5 +32,4 @@ __all__ = [
     "make_plan",
     "remedies",
     "settle_plan",
-    "shortfalls",
 ]

@@ -12,10 +12,12 @@ from moetool.plan.wishes import DEFAULT_RESERVE_BYTES, Wishes
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes that may be used, by device. Devices in `in_ram` take theirs out of the CPU's as well."""
+    """Bytes that may be used, by device (less than none where the reserve is more than there is), and what
+    could be if the user set no limit. Devices in `in_ram` take theirs out of the CPU's as well."""
 
     cpu: str
     available: Mapping[str, int]
+    without_limit: Mapping[str, int]
     in_ram: frozenset[str]
 
     def missing(self, used: Mapping[str, int]) -> dict[str, int]:
@@ -34,31 +36,29 @@ class Budget:
 def make_budget(machine: Machine, wishes: Wishes, taken: Mapping[str, int] | None = None) -> Budget:
     """What a plan may use; `taken` is what else needs room there: a draft model, a dry run's surprise."""
     taken = taken or {}
-    available = {
-        device.name: max(0, _usable(device, wishes) - taken.get(device.name, 0)) for device in machine.devices
-    }
+    free = {d.name: _free(d, wishes) - taken.get(d.name, 0) for d in machine.devices}
+    limits = {d.name: n - taken.get(d.name, 0) for d in machine.devices for n in _limits(d, wishes)}
     cpu = next(device.name for device in machine.devices if device.kind == "cpu")
     shared = frozenset(device.name for device in machine.devices if _is_in_ram(device))
-    return Budget(cpu, available, shared)
+    return Budget(cpu, {name: min(n, limits.get(name, n)) for name, n in free.items()}, free, shared)
 
 
-def _usable(device: Device, wishes: Wishes) -> int:
+def _free(device: Device, wishes: Wishes) -> int:
     """Free memory less the reserve. Unasked, no more than a quarter is kept: small devices count too."""
     reserve = wishes.reserve_bytes
     if reserve is None:
         reserve = min(DEFAULT_RESERVE_BYTES, device.free_bytes // 4)
-    limits = [limit.n_bytes for limit in wishes.vram if limit.device == device.name]
-    limits = limits or [limit.n_bytes for limit in wishes.vram if not limit.device]
+    return device.free_bytes - reserve
+
+
+def _limits(device: Device, wishes: Wishes) -> list[int]:
+    """What the user allows of it: at most one limit, its own before that of all devices."""
     if device.kind == "cpu":
-        limits = [] if wishes.ram_bytes is None else [wishes.ram_bytes]
-    return min([device.free_bytes - reserve, *limits])
+        return [] if wishes.ram_bytes is None else [wishes.ram_bytes]
+    own = [limit.n_bytes for limit in wishes.vram if limit.device == device.name]
+    return (own or [limit.n_bytes for limit in wishes.vram if not limit.device])[-1:]
 
 
 def _is_in_ram(device: Device) -> bool:
     """Whether its memory is the RAM: integrated GPUs, and Apple's ("MTL0"; "Metal" in older builds)."""
     return device.kind == "igpu" or device.name.startswith(("MTL", "Metal"))
-
-
-def shortfalls(memory: Sequence[DeviceMemory], machine: Machine, wishes: Wishes) -> dict[str, int]:
-    """Device -> bytes that are missing there, for the devices that are too small for these rows."""
-    return make_budget(machine, wishes).shortfalls(memory)

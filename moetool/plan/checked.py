@@ -46,9 +46,10 @@ def check_plan(plan: Plan, allocated: Allocated) -> Plan:
     ours = sum(row.kv_bytes + row.compute_bytes for row in plan.memory)
     theirs = allocated.kv_bytes + sum(allocated.compute_bytes.values())
     # What an earlier dry run found is in these rows now: it is not to be counted twice.
-    missing = budget_of(replace(plan, taken={})).shortfalls(memory)
+    budget = budget_of(replace(plan, taken={}))
+    missing = budget.shortfalls(memory)
     reasons = [reason for reason in plan.reasons if reason.code != "does-not-fit"]
-    reasons += [Reason("dry-run", _text(ours, theirs)), *missing_reasons(missing)]
+    reasons += [Reason("dry-run", _text(ours, theirs)), *missing_reasons(missing, budget)]
     return replace(plan, memory=memory, missing=missing, reasons=tuple(reasons))
 
 

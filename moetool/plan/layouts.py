@@ -145,7 +145,7 @@ class Layouts:
         rest = len(self._pieces.blocks) - n
         for one in range(len(self._devices)):
             yield (rest, *(n if number == one else 0 for number in range(len(self._devices))))
-        free = [self._budget.available[device] for device in self._devices]
+        free = [max(0, self._budget.available[device]) for device in self._devices]
         ends = [round(n * end / max(1, sum(free))) for end in accumulate(free)]
         yield (rest, *(b - a for a, b in zip([0, *ends], ends, strict=False)))
 

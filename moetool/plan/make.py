@@ -42,7 +42,7 @@ def make_plan(
         *tuning_reasons(wishes, base, found),
         *placement_reasons(question, found),
         *_draft_reasons(draft),
-        *missing_reasons(found.missing),
+        *missing_reasons(found.missing, budget),
     ]
     return Plan(
         anatomy=anatomy,

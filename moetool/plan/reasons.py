@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from moetool.machine import Machine
 from moetool.memory import Placement, device_memory, make_placement
+from moetool.plan.budget import Budget
 from moetool.plan.result import devices_in_use, experts_in_ram
 from moetool.plan.search import Found, Question
 from moetool.plan.wishes import DEFAULT_KV, Reason, Wishes
@@ -115,10 +116,19 @@ def _why_small_kv(found: Found) -> str:
     return "it makes room for more of the weights"
 
 
-def missing_reasons(missing: Mapping[str, int]) -> Iterator[Reason]:
+def missing_reasons(missing: Mapping[str, int], budget: Budget) -> Iterator[Reason]:
     """What each device lacks."""
     for device, n_bytes in missing.items():
-        yield Reason("does-not-fit", f"{ceil_size(n_bytes)} of {place_of(device)} are missing")
+        flag = limiting_flag(device, budget)
+        where = f" under {flag}" if flag else ""
+        yield Reason("does-not-fit", f"{ceil_size(n_bytes)} of {place_of(device)} are missing{where}")
+
+
+def limiting_flag(device: str, budget: Budget) -> str:
+    """The flag by which the user allows less of a device than there is; "" if none does."""
+    if budget.available[device] == budget.without_limit[device]:
+        return ""
+    return "--ram" if device == budget.cpu else "--vram"
 
 
 def place_of(device: str) -> str:

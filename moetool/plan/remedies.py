@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from moetool.errors import UsageError
+from moetool.plan.budget import make_budget
 from moetool.plan.make import make_plan
-from moetool.plan.reasons import ceil_size, place_of
+from moetool.plan.reasons import ceil_size, limiting_flag, place_of
 from moetool.plan.result import Plan
 from moetool.plan.wishes import Reason, Wishes
 from moetool.quants import BY_NAME
@@ -26,8 +28,19 @@ def remedies(plan: Plan) -> Iterator[Reason]:
     yield from _smaller_cache(plan)
     yield from _shorter_context(plan)
     yield from _smaller_quant(plan)
-    more = [f"{ceil_size(n_bytes)} more of {place_of(device)}" for device, n_bytes in plan.missing.items()]
-    yield Reason("more-memory", f"{' and '.join(more)} would do")
+    yield Reason("more-memory", f"{' and '.join(_more(plan))} would do")
+
+
+def _more(plan: Plan) -> Iterator[str]:
+    """What each device that lacks something needs: more of what the user allows, more memory, or both."""
+    budget = make_budget(plan.machine, plan.wishes)
+    for device, n_bytes in plan.missing.items():
+        if flag := limiting_flag(device, budget):
+            size = ceil_size(budget.available[device] + n_bytes).replace(" ", "")
+            yield f"{flag} {size}" if flag == "--ram" else f"{flag} {device}={size}"
+        lacking = n_bytes - (budget.without_limit[device] - budget.available[device])
+        if lacking > 0:
+            yield f"{ceil_size(lacking)} more of {place_of(device)}"
 
 
 def _fits(plan: Plan, wishes: Wishes) -> bool:
@@ -68,8 +81,6 @@ def _smaller_cache(plan: Plan) -> Iterator[Reason]:
 
 
 def _takes(plan: Plan, kind: str) -> bool:
-    from moetool.errors import UsageError
-
     try:
         return _fits(plan, replace(plan.wishes, type_k=kind, type_v=kind))
     except UsageError:
