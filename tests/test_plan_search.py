@@ -25,7 +25,12 @@ from moetool.plan import (
     remedies,
     settle_plan,
 )
+from moetool.plan.pieces import ANSWER_TOKENS, PROMPT_TOKENS, cut_weights
+from moetool.plan.result import speed_of
+from moetool.plan.search import Question, place
+from moetool.plan.wishes import offload_devices, settle
 from moetool.settings import Settings, TensorOverride
+from moetool.speed import Load
 
 DENSE = header_named("Gemma-3-27B")
 F16 = Wishes(n_ctx=8192, type_k="f16", type_v="f16", n_ubatch=512)
@@ -133,6 +138,51 @@ def test_next_token_layers_do_not_push_a_layer_into_ram() -> None:
     assert on(plan, "CPU") < 2 * GIB
 
 
+# --- time ------------------------------------------------------------------------------------------------
+
+
+def lent(number: int, kind: str, gib: float, bytes_s: float) -> Device:
+    where, size = f"{kind} at 10.0.0.{number}:50052", int(gib * GIB)
+    return Device(f"RPC{number}", where, "gpu", size, size, bytes_s, "measured through RPC", 1e9, 1e-4)
+
+
+def beside(here: Machine, *more: Device) -> Machine:
+    return replace(here, devices=(*here.devices[:-1], *more, here.devices[-1]))
+
+
+RAM = machine(64)
+CARD = with_links(machine(64, 6))
+
+
+@pytest.mark.parametrize(
+    "here",
+    [
+        RAM,
+        with_links(machine(64, 8)),
+        with_links(machine(64, 8, 6)),
+        beside(RAM, lent(0, "CPU", 8, 20e9)),
+        beside(RAM, lent(0, "CUDA", 9, 300e9), lent(1, "CPU", 7, 30e9)),
+        beside(CARD, lent(0, "CUDA", 9, 300e9)),
+    ],
+    ids=["RAM", "a card", "two cards", "a worker", "two workers", "a card and a worker"],
+)
+def test_what_is_searched_by_is_what_is_predicted(here: Machine) -> None:
+    """Pieces add up to the time that the speed model gives to the placement; a layer in parts is near."""
+    for anatomy in (DEMO, MOE, DENSE):
+        for wishes in (Wishes(n_ctx=1024), Wishes(n_gpu_layers=4), Wishes(n_gpu_layers=30, n_cpu_moe=25)):
+            base, _ = settle(anatomy, here, wishes)
+            names = tuple(device.name for device in offload_devices(here, wishes))
+            cut, budget = cut_weights(anatomy, base), make_budget(here, wishes)
+            found = place(Question(anatomy, here, wishes, budget, names, cut), base)
+            load = Load(PROMPT_TOKENS, base.n_ubatch, min(2048, base.n_ctx // 2))
+            speed = speed_of(anatomy, here, found.settings, (), load)
+            assert speed.decode_tok_s
+            assert speed.prompt_tok_s
+            turn_s = ANSWER_TOKENS / speed.decode_tok_s + PROMPT_TOKENS / speed.prompt_tok_s
+            is_parted = any(kept.parted for kept in found.layout.kept)
+            assert found.layout.seconds == pytest.approx(turn_s, rel=0.02 if is_parted else 1e-6)
+
+
 # --- cache and batch ---------------------------------------------------------------------------------------
 
 
@@ -210,11 +260,10 @@ def test_a_device_is_called_full_only_if_it_is() -> None:
         DENSE, machine(64, 12, 12), replace(F16, vram=(Limit("", 6 * GIB),), tensor_split=(3, 1))
     )
     assert text_of(asked, "layers-in-ram").endswith(": CUDA0 is full")
-    # A worker with plenty of room that is as fast as the RAM, and far: the output alone is worth the way.
-    worker = Device("RPC0", "CPU at 10.0.0.2:50052", "gpu", 64 * GIB, 64 * GIB, 10e9, "", 1e8, 1e-3)
-    here = with_speeds(machine(64), 10e9)
-    near = make_plan(MOE, replace(here, devices=(worker, *here.devices)), F16)
-    assert text_of(near, "layers-in-ram").endswith("of 49 layers on RPC0: the others are not slower in RAM")
+    # A slow worker with plenty of room takes what the RAM has no room for, and no more.
+    worker = replace(lent(0, "CPU", 64, 10e9), link_latency_s=1e-3)
+    slow = make_plan(MOE, beside(machine(12), worker), F16)
+    assert text_of(slow, "layers-in-ram").endswith(" of 49 layers on RPC0: the others are not slower in RAM")
 
 
 def test_a_card_that_keeps_its_experts_is_not_called_full() -> None:
@@ -336,7 +385,18 @@ def test_what_the_user_kept_from_a_plan_is_not_missing_in_the_machine() -> None:
     assert make_plan(MOE, machine(64), Wishes(ram_bytes=int(float(size.removesuffix("GiB")) * GIB))).fits
     card = Wishes(n_gpu_layers=49, n_cpu_moe=0, vram=(Limit("", 8 * GIB),))
     assert more(make_plan(MOE, machine(64, 24), card)).startswith("--vram CUDA0=")
-    assert more(make_plan(MOE, machine(64, 12), card)).split()[2:] == "and 6.5 GiB more of memory on CUDA0 would do".split()
+    assert more(make_plan(MOE, machine(64, 12), card)).split()[2:] == [
+        "and",
+        "6.5",
+        "GiB",
+        "more",
+        "of",
+        "memory",
+        "on",
+        "CUDA0",
+        "would",
+        "do",
+    ]
 
 
 def test_a_plan_that_the_allocator_finds_too_large_is_made_anew() -> None:

@@ -164,7 +164,7 @@ class Layouts:
         used = dict(self._pieces.fixed)
         used[cpu] = self._pieces.input_bytes + self._held[start] + self._experts[start]
         seconds = self._layers_s[cpu][start] + self._experts_s[cpu][start]
-        all_kept = []
+        all_kept: list[Kept] = []
         for device, count in zip(self._devices, counts[1:], strict=True):
             if not count:
                 continue
@@ -172,19 +172,32 @@ class Layouts:
             held = self._held[end] - self._held[start] + self._pieces.shared_bytes + used.get(device, 0)
             room = self._budget.available[device] - held - extra.get((device, in_ram, moves), 0)
             kept = self._kept(device, start, end, room if moves else None)
+            seconds += 0.0 if all_kept else self._pieces.start_s[device]
             all_kept.append(kept)
             used[device] = held + kept.n_bytes
             used[cpu] += kept.moved_bytes
             seconds += self._layers_s[device][end] - self._layers_s[device][start] + kept.seconds
             start = end
-        if not all_kept:
-            used[cpu] -= self._pieces.tied_bytes
+        if all_kept:
+            seconds += (len(all_kept) - 1) * self._pieces.border_s + self._pieces.hop_s
+            seconds += self._links_s(list(self._used(counts)), all_kept)
         else:
-            seconds += (len(all_kept) - 1) * self._pieces.border_s + 2 * self._pieces.hop_s
+            seconds = self._pieces.ram_s
+            used[cpu] -= self._pieces.tied_bytes
         needed = {name: n + extra.get((name, in_ram, moves), 0) for name, n in used.items()}
         missing = self._budget.missing(needed)
         filled = max((used[d] / max(1, self._budget.available[d]) for d in self._used(counts)), default=0.0)
         return Layout(cpu, self._devices, counts, tuple(all_kept), used, missing, seconds, filled)
+
+    def _links_s(self, devices: Sequence[str], all_kept: Sequence[Kept]) -> float:
+        """What the way between RAM and these devices costs, one after the other."""
+        links = [self._pieces.links[device] for device in devices]
+        seconds = sum(link.enter_s + link.leave_s for link in links[:-1])
+        seconds += links[-1].enter_s + links[-1].output_s
+        for link, kept in zip(links, all_kept, strict=True):
+            n_moved = self._n_moved(kept)
+            seconds += n_moved * link.moved_s + (link.parted_s if n_moved else 0.0)
+        return seconds
 
     def _used(self, counts: tuple[int, ...]) -> Iterator[str]:
         return (device for device, count in zip(self._devices, counts[1:], strict=True) if count)
@@ -235,6 +248,9 @@ class Layouts:
         seconds += 2 * n_moved * self._pieces.hop_s
         moved_bytes = self._experts[end] - self._experts[start] - n_bytes
         return Kept(start, end, first, last, parted, n_bytes, moved_bytes, seconds)
+
+    def _n_moved(self, kept: Kept) -> int:
+        return self._n_moe(kept.start, kept.end) - self._n_moe(kept.first, kept.last)
 
     def _n_moe(self, start: int, end: int) -> int:
         return bisect_left(self._moe, end) - bisect_left(self._moe, start)

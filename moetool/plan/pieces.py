@@ -18,6 +18,7 @@ from moetool.memory.caches import layer_kv_bytes, layer_state_bytes, make_cells,
 from moetool.memory.placement import Placement, homes, loaded, override_of, padded
 from moetool.settings import Settings
 from moetool.speed import DeviceWork, Lane, Load, Where, Work, load_constants, make_lanes, make_work
+from moetool.speed.anatomical import ACTIVATION_BYTES, GRAPH_BYTES
 from moetool.speed.predict import decode_s, prompt_s
 
 # By which placements are compared: a question of so many tokens, answered with so many, in a talk under way.
@@ -54,12 +55,26 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Link:
+    """Seconds of a turn on the way to a worker's device and back: where activations come in, where they
+    leave, where the output is, for each layer with experts in RAM, and once if there is any such layer."""
+
+    enter_s: float
+    leave_s: float
+    output_s: float
+    moved_s: float
+    parted_s: float
+
+
+@dataclass(frozen=True)
 class Pieces:
     """A model in pieces: its layers, and the output behind them as the last block.
 
     `fixed` are bytes that lie where the user put them, `input_bytes` stay in RAM, `shared_bytes` are held on
     every device with layers, `tied_bytes` are saved where the output is in RAM too. `hop_s` is what each
-    change between RAM and a device costs a turn, `border_s` each between two devices.
+    change between RAM and a device costs a turn, `border_s` each between two devices, `start_s` what a turn
+    costs beside its layers, by the first device that has any. `links` is what the way to each device costs.
+    `ram_s` is a whole turn with everything in RAM, where no device helps with a prompt.
     """
 
     blocks: tuple[Block, ...]
@@ -69,6 +84,9 @@ class Pieces:
     tied_bytes: int
     hop_s: float
     border_s: float
+    start_s: Mapping[str, float]
+    links: Mapping[str, Link]
+    ram_s: float
 
 
 @dataclass(frozen=True)
@@ -106,7 +124,7 @@ def make_pieces(
     work = make_work(anatomy, settings, Where(cut.where, names, str(n_layer)))
     cpu = next(device.name for device in machine.devices if device.kind == "cpu")
     costs = _Costs(make_lanes(machine, settings.n_threads), (*devices, cpu), settings)
-    shares = {share.device: share for share in work.devices}
+    shares = {share.device: _unlinked(share) for share in work.devices}
     return Pieces(
         blocks=_blocks(held, n_layer, lambda place: costs.of(shares.get(place))),
         fixed={d.name: held[d.name] for d in machine.devices if d.name != cpu and held[d.name]},
@@ -115,6 +133,9 @@ def make_pieces(
         tied_bytes=held["tied"],
         hop_s=costs.of_change(n_hops=1),
         border_s=costs.of_change(n_borders=1),
+        start_s=costs.of_nothing,
+        links=_links(anatomy, costs, devices),
+        ram_s=costs.of_all_on(cpu, work.devices),
     )
 
 
@@ -150,6 +171,22 @@ def _blocks(
     )
 
 
+def _unlinked(share: DeviceWork) -> DeviceWork:
+    """Without the way to it: that is no matter of a piece by itself."""
+    return replace(share, n_waits=0, token_link_bytes=0.0, batch_link_bytes=0.0)
+
+
+def _links(anatomy: Anatomy, costs: _Costs, devices: Sequence[str]) -> dict[str, Link]:
+    """What moetool.speed.anatomical counts on the way of a token, part by part."""
+    activation = float(ACTIVATION_BYTES * anatomy.n_embd)
+    enter = costs.of(DeviceWork("", token_link_bytes=activation))
+    leave = costs.of(DeviceWork("", n_waits=1, token_link_bytes=activation))
+    logits = costs.of(DeviceWork("", n_waits=1, batch_link_bytes=float(ACTIVATION_BYTES * anatomy.n_vocab)))
+    again = costs.of(DeviceWork("", batch_link_bytes=GRAPH_BYTES))
+    moved = costs.of(DeviceWork("", n_waits=2, token_link_bytes=2 * activation, batch_link_bytes=GRAPH_BYTES))
+    return {d: Link(enter[d], leave[d], logits[d], moved[d], again[d]) for d in devices}
+
+
 class _Costs:
     """Seconds that a turn spends on a share of the work, by the device that does it."""
 
@@ -158,6 +195,7 @@ class _Costs:
         self._devices = tuple(dict.fromkeys(devices))
         self._load = Load(PROMPT_TOKENS, settings.n_ubatch, min(_DEPTH, settings.n_ctx_seq // 2))
         self._known: dict[DeviceWork, Mapping[str, float]] = {}
+        self.of_nothing = {d: self._turn(Work((DeviceWork(d),))) for d in self._devices}
 
     def of(self, share: DeviceWork | None) -> Mapping[str, float]:
         """The cost of a share of one piece; the layers of a model are mostly alike."""
@@ -165,9 +203,8 @@ class _Costs:
             return dict.fromkeys(self._devices, 0.0)
         key = replace(share, device="")
         if key not in self._known:
-            nothing = {d: self._turn(Work((DeviceWork(d),))) for d in self._devices}
             self._known[key] = {
-                d: self._turn(Work((replace(share, device=d),))) - nothing[d] for d in self._devices
+                d: self._turn(Work((replace(share, device=d),))) - self.of_nothing[d] for d in self._devices
             }
         return self._known[key]
 
@@ -177,11 +214,18 @@ class _Costs:
         decoding = self._decode(Work(first, **changes)) - self._decode(Work(first))
         return ANSWER_TOKENS * decoding
 
+    def of_all_on(self, device: str, shares: Sequence[DeviceWork]) -> float:
+        """A turn whose work is all done there."""
+        work = Work(tuple(replace(share, device=device) for share in shares))
+        return ANSWER_TOKENS * self._decode(work) + self._prompt(work)
+
     def _turn(self, work: Work) -> float:
         # The device that helps with experts in RAM must be seen, though it holds nothing here.
         helped = Work((DeviceWork(self._devices[0]), *work.devices))
-        prompt = prompt_s(helped, self._lanes, self._load, load_constants())
-        return ANSWER_TOKENS * self._decode(work) + prompt
+        return ANSWER_TOKENS * self._decode(work) + self._prompt(helped)
+
+    def _prompt(self, work: Work) -> float:
+        return prompt_s(work, self._lanes, self._load, load_constants())
 
     def _decode(self, work: Work) -> float:
         return decode_s(work, self._lanes, self._load.depth, load_constants())

@@ -165,8 +165,8 @@ def _path(anatomy: Anatomy, where: Where) -> Iterator[str]:
 
 # What is sent to a worker when a layer's graph is described anew, counted on a loopback connection
 # (qwen3moe): 41 KB for each piece of a graph, or some 170 tensors of 296 bytes (rpc_tensor).
-_GRAPH_BYTES = 41_000
-_VALUE_BYTES = 4  # activations and logits travel as F32
+GRAPH_BYTES = 41_000
+ACTIVATION_BYTES = 4  # activations and logits travel as F32
 
 
 def _count_links(anatomy: Anatomy, where: Where) -> dict[str, dict[str, Any]]:
@@ -185,7 +185,7 @@ def _count_links(anatomy: Anatomy, where: Where) -> dict[str, dict[str, Any]]:
         links["token_link_bytes"] += token
         links["batch_link_bytes"] += batch
 
-    activation = _VALUE_BYTES * anatomy.n_embd
+    activation = ACTIVATION_BYTES * anatomy.n_embd
     path = list(_path(anatomy, where))
     pieces: Counter[str] = Counter()
     for number, (here, there) in enumerate(zip(path, path[1:], strict=False)):
@@ -194,8 +194,8 @@ def _count_links(anatomy: Anatomy, where: Where) -> dict[str, dict[str, Any]]:
             add(here, n_waits=2 if to_experts else 1, token=activation)
             add(there, token=activation)
             pieces[there] += 1
-    add(where.output, n_waits=1, batch=_VALUE_BYTES * anatomy.n_vocab)
+    add(where.output, n_waits=1, batch=ACTIVATION_BYTES * anatomy.n_vocab)
     for device, count in pieces.items():
         if count > 1:
-            add(device, batch=count * _GRAPH_BYTES)
+            add(device, batch=count * GRAPH_BYTES)
     return found
