@@ -353,6 +353,14 @@ def test_every_remedy_helps() -> None:
     assert not list(remedies(make_plan(MOE, machine(64), long)))
 
 
+def test_where_nothing_fits_nothing_is_said_of_speed() -> None:
+    """Memory that a Mac's GPU shares: there is some, but not for the whole."""
+    shared = Device("MTL0", "Apple M1", "gpu", 10 * GIB, 10 * GIB, 68e9)
+    plan = make_plan(MOE, beside(machine(9), shared), Wishes())
+    assert not plan.fits
+    assert text_of(plan, "cpu-only") == "everything in RAM: so the least is missing"
+
+
 def test_a_fixed_flag_that_is_in_the_way_is_named() -> None:
     plan = make_plan(MOE, machine(64, 12), replace(F16, n_gpu_layers=49, n_cpu_moe=0))
     assert not plan.fits

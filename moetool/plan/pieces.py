@@ -124,18 +124,19 @@ def make_pieces(
     work = make_work(anatomy, settings, Where(cut.where, names, str(n_layer)))
     cpu = next(device.name for device in machine.devices if device.kind == "cpu")
     costs = _Costs(make_lanes(machine, settings.n_threads), (*devices, cpu), settings)
-    shares = {share.device: _unlinked(share) for share in work.devices}
+    own = {device.name for device in machine.devices}
+    of_pieces = {share.device: costs.of_piece(share) for share in work.devices if share.device not in own}
     return Pieces(
-        blocks=_blocks(held, n_layer, lambda place: costs.of(shares.get(place))),
+        blocks=_blocks(held, n_layer, lambda place: of_pieces.get(place, costs.nothing).by_device),
         fixed={d.name: held[d.name] for d in machine.devices if d.name != cpu and held[d.name]},
         input_bytes=held[cpu],
         shared_bytes=held["shared"],
         tied_bytes=held["tied"],
         hop_s=costs.of_change(n_hops=1),
         border_s=costs.of_change(n_borders=1),
-        start_s=costs.of_nothing,
+        start_s=costs.start.by_device,
         links=_links(anatomy, costs, devices),
-        ram_s=costs.of_all_on(cpu, work.devices),
+        ram_s=costs.start.alone_s + sum(cost.alone_s for cost in of_pieces.values()),
     )
 
 
@@ -171,42 +172,52 @@ def _blocks(
     )
 
 
-def _unlinked(share: DeviceWork) -> DeviceWork:
-    """Without the way to it: that is no matter of a piece by itself."""
-    return replace(share, n_waits=0, token_link_bytes=0.0, batch_link_bytes=0.0)
-
-
 def _links(anatomy: Anatomy, costs: _Costs, devices: Sequence[str]) -> dict[str, Link]:
     """What moetool.speed.anatomical counts on the way of a token, part by part."""
-    activation = float(ACTIVATION_BYTES * anatomy.n_embd)
-    enter = costs.of(DeviceWork("", token_link_bytes=activation))
-    leave = costs.of(DeviceWork("", n_waits=1, token_link_bytes=activation))
-    logits = costs.of(DeviceWork("", n_waits=1, batch_link_bytes=float(ACTIVATION_BYTES * anatomy.n_vocab)))
-    again = costs.of(DeviceWork("", batch_link_bytes=GRAPH_BYTES))
-    moved = costs.of(DeviceWork("", n_waits=2, token_link_bytes=2 * activation, batch_link_bytes=GRAPH_BYTES))
-    return {d: Link(enter[d], leave[d], logits[d], moved[d], again[d]) for d in devices}
+    activation, logits = ACTIVATION_BYTES * anatomy.n_embd, ACTIVATION_BYTES * anatomy.n_vocab
+    parts = (
+        DeviceWork("", token_link_bytes=activation),
+        DeviceWork("", n_waits=1, token_link_bytes=activation),
+        DeviceWork("", n_waits=1, batch_link_bytes=logits),
+        DeviceWork("", n_waits=2, token_link_bytes=2 * activation, batch_link_bytes=GRAPH_BYTES),
+        DeviceWork("", batch_link_bytes=GRAPH_BYTES),
+    )
+    found = [costs.of(part).by_device for part in parts]
+    return {device: Link(*(seconds[device] for seconds in found)) for device in devices}
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """Seconds of a turn by device; in RAM also where no device helps with experts there."""
+
+    by_device: Mapping[str, float]
+    alone_s: float
 
 
 class _Costs:
-    """Seconds that a turn spends on a share of the work, by the device that does it."""
+    """Seconds that a turn spends on a share of the work, by the device that does it. `start` is what it
+    spends whatever there is to do."""
 
     def __init__(self, lanes: Sequence[Lane], devices: Sequence[str], settings: Settings) -> None:
         self._lanes = {lane.device: lane for lane in _with_nominal(lanes)}
         self._devices = tuple(dict.fromkeys(devices))
         self._load = Load(PROMPT_TOKENS, settings.n_ubatch, min(_DEPTH, settings.n_ctx_seq // 2))
-        self._known: dict[DeviceWork, Mapping[str, float]] = {}
-        self.of_nothing = {d: self._turn(Work((DeviceWork(d),))) for d in self._devices}
+        self._known: dict[tuple[object, ...], _Cost] = {}
+        self.nothing = _Cost(dict.fromkeys(self._devices, 0.0), 0.0)
+        self.start = self._turns(DeviceWork(""))
 
-    def of(self, share: DeviceWork | None) -> Mapping[str, float]:
-        """The cost of a share of one piece; the layers of a model are mostly alike."""
-        if share is None:
-            return dict.fromkeys(self._devices, 0.0)
-        key = replace(share, device="")
+    def of_piece(self, share: DeviceWork) -> _Cost:
+        """The cost of one piece, of which most are alike; the way to it is no matter of a piece by itself."""
+        key = (share.reads, share.caches, share.state_bytes, share.n_layers, share.n_moe, share.n_recurrent)
         if key not in self._known:
-            self._known[key] = {
-                d: self._turn(Work((replace(share, device=d),))) - self.of_nothing[d] for d in self._devices
-            }
+            self._known[key] = self.of(DeviceWork("", *key))
         return self._known[key]
+
+    def of(self, share: DeviceWork) -> _Cost:
+        """The cost of a share of the work."""
+        turns, start = self._turns(share), self.start
+        by_device = {device: seconds - start.by_device[device] for device, seconds in turns.by_device.items()}
+        return _Cost(by_device, turns.alone_s - start.alone_s)
 
     def of_change(self, **changes: int) -> float:
         """What one change of device costs a turn."""
@@ -214,15 +225,15 @@ class _Costs:
         decoding = self._decode(Work(first, **changes)) - self._decode(Work(first))
         return ANSWER_TOKENS * decoding
 
-    def of_all_on(self, device: str, shares: Sequence[DeviceWork]) -> float:
-        """A turn whose work is all done there."""
-        work = Work(tuple(replace(share, device=device) for share in shares))
-        return ANSWER_TOKENS * self._decode(work) + self._prompt(work)
-
-    def _turn(self, work: Work) -> float:
+    def _turns(self, share: DeviceWork) -> _Cost:
         # The device that helps with experts in RAM must be seen, though it holds nothing here.
-        helped = Work((DeviceWork(self._devices[0]), *work.devices))
-        return ANSWER_TOKENS * self._decode(work) + self._prompt(helped)
+        helper = DeviceWork(self._devices[0])
+        turns = {}
+        for device in self._devices:
+            work = Work((replace(share, device=device),))
+            decoding = ANSWER_TOKENS * self._decode(work)
+            turns[device] = decoding + self._prompt(Work((helper, *work.devices)))
+        return _Cost(turns, decoding + self._prompt(work))  # the CPU is the last
 
     def _prompt(self, work: Work) -> float:
         return prompt_s(work, self._lanes, self._load, load_constants())

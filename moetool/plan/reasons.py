@@ -16,6 +16,7 @@ from moetool.settings import Settings
 
 GIB, MIB = 1 << 30, 1 << 20
 ASKED = "asked for"
+LEAST_MISSING = "so the least is missing"
 
 
 def placement_reasons(question: Question, found: Found) -> Iterator[Reason]:
@@ -57,6 +58,8 @@ def _why_no_device(question: Question, found: Found) -> str:
     names = _join(question.devices)
     if not any(_has_room(question, found.settings, device) for device in question.devices):
         return f"there is no room on {names}"
+    if not found.fits:
+        return LEAST_MISSING
     return f"{names} would not make it faster"
 
 
@@ -68,6 +71,8 @@ def _has_room(question: Question, settings: Settings, device: str) -> bool:
 
 
 def _why_not_all(found: Found) -> str:
+    if not found.full and not found.fits:
+        return LEAST_MISSING
     if not found.full:
         return "the others are not slower in RAM"
     if found.full != found.settings.devices:

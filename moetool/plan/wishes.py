@@ -156,5 +156,9 @@ def _check_names(able: dict[str, Device], machine: Machine, wishes: Wishes) -> N
                 f"--override-tensor {override.pattern}={override.device}: there is no such device",
                 f"this machine has: {', '.join(sorted(known))}",
             )
-    if len(wishes.tensor_split) > len(wishes.devices if wishes.devices is not None else able):
-        raise UsageError("--tensor-split has more shares than there are devices", hint)
+    shared = wishes.devices if wishes.devices is not None else tuple(able)
+    if len(wishes.tensor_split) > len(shared):
+        raise UsageError(
+            "--tensor-split has more shares than there are devices",
+            f"one for each of: {', '.join(shared)}" if shared else hint,
+        )
