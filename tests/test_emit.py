@@ -110,7 +110,7 @@ def test_what_was_fixed_comes_back_as_the_same_wishes() -> None:
         n_batch=1024,
         n_ubatch=256,
         experts=4,
-        vram=(Limit("", 10 << 30), Limit("RPC0", 12345)),
+        vram=(Limit("", 10 << 30), Limit("RPC0", 123456789)),
         ram_bytes=1 << 30,
         reserve_bytes=0,
     )
