@@ -12,14 +12,19 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
-    try:
-        from moetool.cli.boundary import run_command_line
+    # While Python imports, and at the end, there is nothing to tidy up: there Ctrl-C ends the process,
+    # without a traceback of Python's. In the background of a shell it is ignored, and stays so.
+    before = signal.getsignal(signal.SIGINT) or signal.default_int_handler
+    at_once = before if before is signal.SIG_IGN else signal.SIG_DFL
+    signal.signal(signal.SIGINT, at_once)
+    from moetool.cli.boundary import run_command_line
 
+    signal.signal(signal.SIGINT, before)
+    try:
         code = run_command_line(sys.argv[1:])
-    except KeyboardInterrupt:  # while Python was still importing, or a second one while we were leaving
+    except KeyboardInterrupt:  # a second one while we were leaving
         code = 130
-    # Nothing is left to tidy up: from here on Ctrl-C ends the process without a traceback of Python's.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, at_once)
     _leave(code)
 
 

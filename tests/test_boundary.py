@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
+from typing import NoReturn
 
 import pytest
 from cli_fixture import Moetool, moetool
@@ -88,6 +90,33 @@ def test_a_prompt_that_cannot_fit_is_refused_before_it_is_cut_into_tokens(moetoo
     # Blanks may count for nothing.
     blank = moetool_here("run", "demo", "Hi", "-n", "1", stdin=" " * 100_000 + "x")
     assert "more than" not in blank.err
+
+
+class Left(BaseException):
+    """In the place of the end of the process."""
+
+
+@pytest.mark.parametrize(("line", "out"), [("run demo hi", ""), ("bench demo -o json", '"exit_code": 130')])
+def test_ctrl_c_before_there_is_anything_to_tidy_up(
+    line: str, out: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leave(code: int) -> NoReturn:
+        raise Left(code)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Left, match="130"), boundary._leaving_at_once(line.split()):
+        signal.raise_signal(signal.SIGINT)
+    shown = capsys.readouterr()
+    assert shown.err == ("" if out else "error: Interrupted.\n")
+    assert out in shown.out
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_other_commands_have_something_to_tidy_up() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt), boundary._leaving_at_once(["pull", "org/repo"]):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_when_llama_cpp_gives_up_under_a_bar_the_cursor_is_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,7 +260,7 @@ ESCAPE = [
 @pytest.mark.parametrize("text", MEMORY + TIME + ESCAPE)
 def test_attacks_end_in_one_sentence(text: str) -> None:
     with pytest.raises(TemplateError) as caught:
-        render_chat(text, CHAT)
+        render_pieces(text, CHAT)  # as a model's file is used
     assert caught.value.message.endswith(".")
     assert "\n" not in caught.value.message
     assert len(caught.value.message) < 400

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -41,7 +43,8 @@ def run_command_line(arguments: Sequence[str]) -> int:
     use_plain_letters()
     when_llama_aborts(partial(_leave, arguments))
     try:
-        code = make_app()(args=list(arguments), standalone_mode=False, prog_name="moetool")
+        with _leaving_at_once(arguments):
+            code = make_app()(args=list(arguments), standalone_mode=False, prog_name="moetool")
         sys.stdout.flush()
     except Reported as reported:
         return reported.exit_code
@@ -112,15 +115,35 @@ def command_of(arguments: Sequence[str]) -> str:
     return next((a for before, a in pairs if not a.startswith("-") and before not in {"-o", "--output"}), "")
 
 
-def _leave(arguments: Sequence[str], error: MoetoolError) -> NoReturn:
-    """End the process from wherever it is, for llama.cpp has given up: nothing can be unwound or freed."""
-    from moetool.render.progress import close_bars
+@contextmanager
+def _leaving_at_once(arguments: Sequence[str]) -> Iterator[None]:
+    """Ctrl-C ends a command that has nothing to tidy up where it stands.
 
-    close_bars()
-    reset_terminal()
-    code = fail(error, arguments)
-    sys.stdout.flush()
-    os._exit(code)
+    Until an engine is loaded, that is: there CtrlC asks instead. An exception out of a signal can be lost, in
+    an import above all.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN or command_of(arguments) not in {"run", "bench"}:
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *_: _leave(arguments, Interrupted("Interrupted")))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave(arguments: Sequence[str], error: MoetoolError) -> NoReturn:
+    """End the process from wherever it is, for llama.cpp or the user has given up: nothing is unwound."""
+    try:
+        from moetool.render.progress import close_bars
+
+        close_bars()
+        reset_terminal()
+        fail(error, arguments)
+        sys.stdout.flush()
+    finally:  # also where half an import was all there was
+        os._exit(error.exit_code)
 
 
 def _open_missing_streams() -> None:

@@ -258,9 +258,10 @@ def _model_or_prompt(model: str | None, prompt: str | None) -> tuple[str | None,
 def _joined_prompt(prompt: str | None, file: Path | None) -> str:
     """Argument, file and piped input, in this order, with a blank line between."""
     parts = [prompt]
-    if file is not None:
+    is_stdin = file == Path("-")
+    if file is not None and not is_stdin:
         parts.append(_read_text(file))
-    if not sys.stdin.isatty():
+    if is_stdin or not sys.stdin.isatty():
         parts.append(sys.stdin.buffer.read().decode("utf-8", "replace"))
     return "\n\n".join(part.rstrip("\n") for part in parts if part and part.strip())
 

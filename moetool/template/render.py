@@ -65,6 +65,7 @@ def render_pieces(
     Without them, everything in messages that looks like one (`<…>`, `[…]`) is kept plain: as safe for such
     tokens, but text around it may be cut into tokens slightly differently.
     """
+    template = _compiled(template_text)
     special = {"bos_token": bos_token, "eos_token": eos_token}
     given = {"add_generation_prompt": True, "tools": None, "documents": None, **extra}
     tokens = Shaped() if control_tokens is None else Known(control_tokens)
@@ -72,7 +73,7 @@ def render_pieces(
     disguise = Disguise(tokens, _literals(template_text), texts)
     turns = [disguise.cover(m, own_turn=m.get("role") == "assistant") for m in messages]
     covered = {**disguise.cover(given), "messages": turns}
-    rendered = _run(_compiled(template_text), {**covered, **special}, disguise.stand_ins)
+    rendered = _run(template, {**covered, **special}, disguise.stand_ins)
     roles = {str(m.get("role", "")) for m in messages} | {"assistant"}
     sources = (template_text, *special.values())
     return disguise.reveal(rendered, lru_cache(lambda token: _can_write(token, sources, roles)))
