@@ -5,9 +5,9 @@
 What must hold each time: no traceback; the terminal's modes as they were; nothing left on the disk but whole
 lines in moetool's own files. One answer ends with 130, or with 0 when it was done before, and under a schema
 prints all or nothing. A chat lives on (it answers, and Ctrl-D leaves with 0) or has left with 130: after two
-presses it must have left. Ended by the signal itself (-2, which a shell calls 130) is told apart: that is
-Python before it has read the first line of moetool, or after moetool is done. --large: a model that takes
-its time to load, pressed while it does.
+presses it must have left. Told apart: ended by the signal itself (-2, which a shell calls 130), which is while
+moetool is imported or after its last line, and Python's own traceback before moetool's first line. --large:
+a model that takes its time to load, pressed while it does.
 """
 
 from __future__ import annotations
@@ -102,7 +102,10 @@ def verdict(seen: bytes, codes: set[int], code: int | None) -> str:
     """What an end counts as; capitals are a failure of the promise."""
     if code == -signal.SIGINT:
         return BY_SIGNAL
-    if b"Traceback" in seen or b"Exception ignored" in seen:
+    _, _, trace = seen.partition(b"Traceback")
+    if trace and b"moetool/" not in trace and b"Exception ignored" not in seen:
+        return "before moetool's first line"
+    if trace or b"Exception ignored" in seen:
         print(seen[-1500:].decode("utf-8", "replace"))
         return "TRACEBACK"
     return f"exit {code}" if code in codes else f"EXIT {code}"
