@@ -5,9 +5,9 @@
 What must hold each time: no traceback; the terminal's modes as they were; nothing left on the disk but whole
 lines in moetool's own files. One answer ends with 130, or with 0 when it was done before, and under a schema
 prints all or nothing. A chat lives on (it answers, and Ctrl-D leaves with 0) or has left with 130: after two
-presses it must have left. Told apart: ended by the signal itself (-2, which a shell calls 130), which is while
-moetool is imported or after its last line, and Python's own traceback before moetool's first line. --large:
-a model that takes its time to load, pressed while it does.
+presses it must have left. Told apart: ended by the signal itself (-2, which a shell calls 130), which is
+while moetool is imported or after its last line, and Python's own traceback before moetool's first line.
+--large: a model that takes its time to load, pressed while it does.
 """
 
 from __future__ import annotations
