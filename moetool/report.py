@@ -8,7 +8,7 @@ from typing import Any
 
 from moetool.anatomy import Anatomy, Layer, RoledTensor, effective_size, state_bytes
 from moetool.batch.results import BatchDone
-from moetool.bench.report import BenchRow, row_fields
+from moetool.bench.report import Benchmark, row_fields
 from moetool.choice import Choice, Option
 from moetool.doctor import Doctor
 from moetool.engine.measured import BufferSize
@@ -293,9 +293,10 @@ def of_batch(done: BatchDone) -> dict[str, Any]:
     }
 
 
-def of_bench(rows: Sequence[BenchRow]) -> dict[str, Any]:
-    """The bench document."""
-    return {"rows": [row_fields(row) for row in rows]}
+def of_bench(benchmark: Benchmark) -> dict[str, Any]:
+    """The bench document; a row's `point` says what its setting changes of the base."""
+    rows = [row_fields(row) | {"point": dict(row.point)} for row in benchmark.rows]
+    return {"rows": rows, "notes": list(benchmark.notes)}
 
 
 def of_models(models: Sequence[Listed]) -> dict[str, Any]:

@@ -21,7 +21,8 @@ class Settings:
     the CPU. `devices` are the offload devices in use, by llama.cpp's own names ("CUDA0"; empty: none);
     `tensor_split` is one proportion for each of them (empty: by free memory). `type_k` / `type_v` are
     ggml type names ("f16", "q8_0"). `n_seq` sequences share `n_ctx` cells, as in llama.cpp. `experts`
-    overrides the number of experts used per token (None: the model's own).
+    overrides the number of experts used per token (None: the model's own). With `repack` llama.cpp may keep
+    weights of the CPU in a layout of its own: copies, where pages of the file would do.
     """
 
     n_ctx: int = 4096
@@ -43,6 +44,21 @@ class Settings:
     load_mtp: bool = False
     use_mmap: bool = True
     experts: int | None = None
+    repack: bool = True
+
+    @property
+    def load_part(self) -> tuple[object, ...]:
+        """What the weights in memory depend on: settings that agree in it can share a loaded model."""
+        return (
+            self.devices,
+            self.n_gpu_layers,
+            self.tensor_overrides,
+            self.tensor_split,
+            self.load_mtp,
+            self.use_mmap,
+            self.experts,
+            self.repack,
+        )
 
     @property
     def n_ctx_seq(self) -> int:

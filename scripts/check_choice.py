@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moetool.bench.speed import SpeedTest, measure_speed
+from moetool.bench.speed import SpeedTest, Stopwatch
 from moetool.cli.opening import Opened, open_model, plan_for, read_this_machine
 from moetool.engine.model import Engine
 from moetool.machine import Machine
@@ -79,7 +79,7 @@ def where(plan: Plan) -> tuple[tuple[str, int], ...]:
 def measured(opened: Opened, placement: Placement) -> Placement:
     """The placement with one more measurement."""
     with Engine(opened.model.paths, placement.plan.settings, opened.anatomy.arch) as engine:
-        tok_s = measure_speed(engine, SpeedTest(0, N_GEN), 3).median_tok_s
+        tok_s = Stopwatch(3).measure(engine, SpeedTest(0, N_GEN)).median_tok_s
     return replace(placement, measured=(*placement.measured, tok_s))
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from moetool.anatomy import Anatomy, make_anatomy
-from moetool.bench.speed import SpeedTest, measure_speed
+from moetool.bench.speed import SpeedTest, Stopwatch
 from moetool.engine.model import Engine
 from moetool.gguf import open_header
 from moetool.machine.readtest import measure_reading
@@ -43,7 +43,7 @@ def measure(path: Path, n_threads: int, repetitions: int) -> Iterator[dict[str, 
             (SpeedTest(0, N_GEN), predicted.decode_tok_s),
             (SpeedTest(N_PROMPT, 0), predicted.prompt_tok_s),
         ):
-            samples = measure_speed(engine, test, repetitions)
+            samples = Stopwatch(repetitions).measure(engine, test)
             yield {
                 "file": path.name,
                 "quant": model.quant,

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from enum import Enum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from moetool.cli.options import (
-    BatchSizeOpt,
     ContextOpt,
-    CpuMoeOpt,
     DeviceOpt,
-    ExpertsOpt,
-    GpuLayersOpt,
     KvOpt,
     ModelArg,
     OverrideOpt,
@@ -22,11 +17,12 @@ from moetool.cli.options import (
     ReserveOpt,
     RpcOpt,
     SplitOpt,
-    ThreadsOpt,
-    UbatchSizeOpt,
     VramOpt,
 )
 from moetool.errors import UsageError
+
+if TYPE_CHECKING:
+    from moetool.bench.report import Benchmark
 
 
 class Format(str, Enum):
@@ -34,8 +30,20 @@ class Format(str, Enum):
 
     text = "text"
     json = "json"
+    jsonl = "jsonl"
     csv = "csv"
     md = "md"
+    sql = "sql"
+
+
+class SweepMode(str, Enum):
+    """How the values of several sweeps meet."""
+
+    product = "product"
+    each = "each"
+
+
+_LIST = "One or several: 1,2,4 or 1-8*2."
 
 
 def bench(
@@ -46,77 +54,132 @@ def bench(
     n_gen: Annotated[
         str, typer.Option("--n-gen", "-n", help="Tokens to decode, several with commas.")
     ] = "128",
+    n_pg: Annotated[
+        list[str] | None,
+        typer.Option("-pg", metavar="P,N", help="A prompt and tokens after it in one; may be repeated."),
+    ] = None,
     n_depth: Annotated[str, typer.Option("--n-depth", "-d", help="Tokens in context already.")] = "0",
     repetitions: Annotated[
         int, typer.Option("--repetitions", "-r", min=1, help="Timed runs of each test.")
     ] = 5,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sweep",
+            metavar="NAME=V,V",
+            help="Measure under each: threads=1,2, kv=f16,q8_0; may be repeated.",
+        ),
+    ] = None,
+    sweep_mode: Annotated[
+        SweepMode,
+        typer.Option(help="Every combination of swept values, or each of them alone against the plan."),
+    ] = SweepMode.product,
     ctx: ContextOpt = None,
     kv: KvOpt = None,
-    threads: ThreadsOpt = None,
-    gpu_layers: GpuLayersOpt = None,
-    n_cpu_moe: CpuMoeOpt = None,
+    type_k: Annotated[
+        str | None, typer.Option("--cache-type-k", "-ctk", metavar="TYPE,…", help="Types of cached keys.")
+    ] = None,
+    type_v: Annotated[
+        str | None, typer.Option("--cache-type-v", "-ctv", metavar="TYPE,…", help="… and of values.")
+    ] = None,
+    threads: Annotated[
+        str | None, typer.Option("--threads", "-t", metavar="N,…", help=f"CPU threads. {_LIST}")
+    ] = None,
+    gpu_layers: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu-layers", "--n-gpu-layers", "-ngl", metavar="N,…", help=f"Layers on the GPU. {_LIST}"
+        ),
+    ] = None,
+    n_cpu_moe: Annotated[
+        str | None,
+        typer.Option("--n-cpu-moe", "-ncmoe", metavar="N,…", help="Layers whose experts stay in RAM."),
+    ] = None,
     override_tensor: OverrideOpt = None,
     tensor_split: SplitOpt = None,
     device: DeviceOpt = None,
-    batch_size: BatchSizeOpt = None,
-    ubatch_size: UbatchSizeOpt = None,
-    experts: ExpertsOpt = None,
+    batch_size: Annotated[
+        str | None, typer.Option("--batch-size", "-b", metavar="N,…", help="Tokens of a prompt at a time.")
+    ] = None,
+    ubatch_size: Annotated[
+        str | None, typer.Option("--ubatch-size", "-ub", metavar="N,…", help="… computed at once.")
+    ] = None,
+    experts: Annotated[
+        str | None, typer.Option("--experts", metavar="N,…", help="Experts used per token.")
+    ] = None,
     rpc: RpcOpt = None,
     vram: VramOpt = None,
     ram: RamOpt = None,
     reserve: ReserveOpt = None,
-    output: Annotated[Format, typer.Option("--output", "-o", help="text, json, csv or md.")] = Format.text,
+    output: Annotated[
+        Format, typer.Option("--output", "-o", help="text, json, jsonl, csv, md or sql.")
+    ] = Format.text,
 ) -> None:
     """Measure speed as llama-bench does, and show the prediction beside it.
 
     moetool bench demo
 
     moetool bench ./model.gguf -p 512 -n 128 -d 0,4096 -o csv
+
+    moetool bench ./model.gguf -t 1-8*2 --sweep kv=f16,q8_0
     """
+    from moetool.bench.matrix import make_points, parse_numbers, parse_pairs
     from moetool.bench.speed import make_tests
-    from moetool.cli.measuring import measure_all
+    from moetool.cli.measuring import Matrix, measure_all
     from moetool.cli.opening import open_model
+    from moetool.cli.sweeping import at_point, make_axes
     from moetool.cli.wishing import Flags, make_wishes
 
-    tests = make_tests(_numbers(n_prompt, "-p"), _numbers(n_gen, "-n"), _numbers(n_depth, "-d"))
+    tests = make_tests(
+        parse_numbers(n_prompt, "-p"),
+        parse_numbers(n_gen, "-n"),
+        parse_numbers(n_depth, "-d"),
+        parse_pairs(n_pg or ()),
+    )
     if not tests:
         raise UsageError("There is nothing to measure", "give -p 512 or -n 128")
+    lists = {
+        "gpu-layers": (gpu_layers, "-ngl"),
+        "n-cpu-moe": (n_cpu_moe, "--n-cpu-moe"),
+        "experts": (experts, "--experts"),
+        "batch": (batch_size, "-b"),
+        "ubatch": (ubatch_size, "-ub"),
+        "ctk": (type_k, "-ctk"),
+        "ctv": (type_v, "-ctv"),
+        "threads": (threads, "-t"),
+    }
+    fixed, axes = make_axes(lists, sweep or ())
+    points = make_points(axes, sweep_mode.value)
     opened = open_model(model)
     flags = Flags(
         ctx=ctx,
         kv=kv,
-        threads=threads,
-        gpu_layers=gpu_layers,
-        n_cpu_moe=n_cpu_moe,
         override_tensor=override_tensor,
         tensor_split=tensor_split,
         device=device,
-        batch_size=batch_size,
-        ubatch_size=ubatch_size,
-        experts=experts,
         vram=vram,
         ram=ram,
         reserve=reserve,
     )
-    wishes = make_wishes(flags)
-    test_time = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    rows = measure_all(opened, wishes, tests, repetitions, test_time, rpc)
+    wishes = at_point(make_wishes(flags), fixed)
+    print_benchmark(measure_all(opened, Matrix(wishes, points, tests, repetitions), rpc), output)
+
+
+def print_benchmark(benchmark: Benchmark, output: Format) -> None:
+    """On stdout, in the form that was asked for."""
     if output is Format.json:
         from moetool import report
         from moetool.cli.boundary import print_result
 
-        print_result("bench", report.of_bench(rows))
+        print_result("bench", report.of_bench(benchmark))
         return
-    from moetool.render import sheets, tables
+    from moetool.render import sheets
+    from moetool.render.bench import show_bench
 
-    {Format.csv: sheets.print_csv, Format.md: sheets.print_markdown, Format.text: tables.show_bench}[output](
-        rows
-    )
-
-
-def _numbers(text: str, flag: str) -> list[int]:
-    """Whole numbers with commas between, or a UsageError that names the flag."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isdecimal() and len(part) < 8 for part in parts):
-        raise UsageError(f"{flag} {text} is not a list of numbers", f"write {flag} 512 or {flag} 128,512")
-    return [int(part) for part in parts]
+    {
+        Format.csv: sheets.print_csv,
+        Format.jsonl: sheets.print_jsonl,
+        Format.md: sheets.print_markdown,
+        Format.sql: sheets.print_sql,
+        Format.text: show_bench,
+    }[output](benchmark)

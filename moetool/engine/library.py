@@ -22,6 +22,7 @@ from moetool.errors import EngineError
 
 # The structs are laid out for this build; another one would read them wrongly.
 LLAMA_CPP_PYTHON = "0.3.36"
+LLAMA_CPP_COMMIT = "0c1e57098"  # what that version vendors
 
 _LOG_ERROR = 4
 _LOG_WARN = 3

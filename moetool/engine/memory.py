@@ -91,6 +91,11 @@ class Memory:
         if self._is_recurrent or self._n_window:
             self._marks.add(n_tokens)
 
+    def keep_here(self) -> None:
+        """Make a checkpoint of the present, if this memory needs checkpoints to go back."""
+        if self._is_recurrent or self._n_window:
+            self.make_checkpoint()
+
     def next_mark(self, n_more: int) -> int:
         """How many of the next `n_more` tokens to decode before a checkpoint is due; 0: none is due."""
         n_past = len(self.tokens)

@@ -56,23 +56,19 @@ class Engine:
         self._chain: Any = None
         self._cores: SharedCores | None = None
         self.settings = settings
+        self._context: Any = None
         started = time.perf_counter()
         try:
             with captured_log() as log:
                 self._model = self._load(paths, arch, on_progress, log)
-                self._context = self._make_context(log)
-                self.buffers: tuple[BufferSize, ...] = parse_buffers(log.texts())
+                self._weights = parse_buffers(log.texts())
+            self._stack.callback(self._free_context)
+            self._use_context(settings)
         except BaseException:
             self.close()
             raise
         self.load_s = time.perf_counter() - started
-        self.memory = Memory(self._model, self._context)
         self.vocabulary = Vocabulary(self._lib.llama_model_get_vocab(self._model))
-        # llama.cpp pads the context to 256 cells and cuts the batch to the context that was asked for; a
-        # larger batch than its own aborts the process.
-        asked = settings.n_ctx if settings.kv_unified else settings.n_ctx_seq
-        self.n_ctx = min(int(self._lib.llama_n_ctx_seq(self._context)), asked)
-        self._n_batch = int(self._lib.llama_n_batch(self._context))
         self._one = (ctypes.c_int32 * 1)()
         self._one_batch = self._lib.llama_batch_get_one(self._one, 1)
 
@@ -110,13 +106,33 @@ class Engine:
         self._stack.callback(self._lib.llama_model_free, model)
         return model
 
-    def _make_context(self, log: Log) -> Any:
-        context = self._lib.llama_init_from_model(self._model, context_params(self.settings))
-        if not context:
-            raise load_error("llama.cpp cannot make a context", log)
-        self._stack.callback(self._lib.llama_free, context)
+    def change_context(self, settings: Settings) -> None:
+        """Forget everything, and go on with a new context on the model that is loaded: `settings` must agree
+        with those it was loaded by in their `load_part`. After an EngineError only `close` is left."""
+        if settings.load_part != self.settings.load_part:
+            raise ValueError("the model would have to be loaded again")
+        self._use_context(settings)
+
+    def _use_context(self, settings: Settings) -> None:
+        self._free_context()
+        self.settings = settings
+        with captured_log() as log:
+            self._context = self._lib.llama_init_from_model(self._model, context_params(settings))
+            if not self._context:
+                raise load_error("llama.cpp cannot make a context", log)
+            self.buffers: tuple[BufferSize, ...] = (*self._weights, *parse_buffers(log.texts()))
         self._abort = self._held.keep(self._lib.ggml_abort_callback(lambda _data: self._is_cancelled()))
-        return context
+        self.memory = Memory(self._model, self._context)
+        # llama.cpp pads the context to 256 cells and cuts the batch to the context that was asked for; a
+        # larger batch than its own aborts the process.
+        asked = settings.n_ctx if settings.kv_unified else settings.n_ctx_seq
+        self.n_ctx = min(int(self._lib.llama_n_ctx_seq(self._context)), asked)
+        self._n_batch = int(self._lib.llama_n_batch(self._context))
+
+    def _free_context(self) -> None:
+        if self._context:
+            self._lib.llama_free(self._context)
+        self._context = None
 
     @property
     def tokens(self) -> list[int]:
@@ -213,6 +229,10 @@ class Engine:
     def synchronize(self) -> None:
         """Wait until what was decoded is computed; only timing needs it."""
         self._lib.llama_synchronize(self._context)
+
+    def keep_here(self) -> None:
+        """See to it that `rewind` can come back to where the sequence ends now, if there is room for that."""
+        self.memory.keep_here()
 
     def rewind(self, n_past: int) -> int:
         """Forget everything after the first `n_past` tokens; returns how many are left, which is fewer where

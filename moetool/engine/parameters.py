@@ -37,6 +37,7 @@ def model_params(settings: Settings, arch: str, held: Held, *, allocate: bool = 
     params.devices = ctypes.cast(_device_list(settings.devices, held), ctypes.c_void_p)
     params.n_gpu_layers = settings.n_gpu_layers
     params.load_mtp = settings.load_mtp
+    params.use_extra_bufts = settings.repack
     # no_alloc with an mmap mode aborts the whole process (LOAD_MODE_AUTO included).
     params.load_mode = LOAD_MODE_AUTO if settings.use_mmap and allocate else LOAD_MODE_NONE
     params.no_alloc = not allocate

@@ -32,7 +32,8 @@ class Wishes:
     `kv_unified` one cache is all of theirs, else each has a part of its own. `devices` names the
     offload devices that may be used (() none of them). `n_gpu_layers`, `n_cpu_moe`, `tensor_overrides` and
     `tensor_split` mean what llama.cpp means by them. `vram` and `ram_bytes` limit what is used,
-    `reserve_bytes` is left free on every device. `draft` is a model whose memory must be there too.
+    `reserve_bytes` is left free on every device. `repack` False keeps llama.cpp from copying weights of the
+    CPU into a layout of its own. `draft` is a model whose memory must be there too.
     """
 
     n_ctx: int | None = None
@@ -49,6 +50,7 @@ class Wishes:
     n_batch: int | None = None
     n_ubatch: int | None = None
     experts: int | None = None
+    repack: bool | None = None
     vram: tuple[Limit, ...] = ()
     ram_bytes: int | None = None
     reserve_bytes: int | None = None
@@ -82,6 +84,7 @@ def settle(anatomy: Anatomy, machine: Machine, wishes: Wishes) -> tuple[Settings
         n_threads_batch=n_threads,
         experts=wishes.experts,
         tensor_overrides=wishes.tensor_overrides,
+        repack=wishes.repack is not False,
     )
     threads = Reason("threads", f"{n_threads} threads: one for each core that pays")
     reasons = (*context_reason, *_experts_reason(anatomy, wishes), *(() if wishes.n_threads else (threads,)))

@@ -28,22 +28,30 @@ def load_progress(name: str) -> Iterator[Callable[[float], None] | None]:
 
 
 @contextmanager
-def step_progress(title: str, n_steps: int) -> Iterator[Callable[[], None]]:
-    """A bar for `n_steps` steps of like length; the block gets a callback to be called after each."""
+def work_progress(title: str, total: float) -> Iterator[Callable[[float], None]]:
+    """A bar for `total` of some work, in seconds as well as they are known; the block gets a callback to be
+    called with what more is done."""
     if not sys.stderr.isatty():
-        yield lambda: None
+        yield lambda _amount: None
         return
-    bar, done = _LateBar(title), 0
+    bar, done = _LateBar(title), 0.0
 
-    def step() -> None:
+    def step(amount: float) -> None:
         nonlocal done
-        done += 1
-        bar.update(done / n_steps)
+        done += amount
+        bar.update(min(1.0, done / max(total, 1e-9)))
 
     try:
         yield step
     finally:
         bar.close()
+
+
+@contextmanager
+def step_progress(title: str, n_steps: int) -> Iterator[Callable[[], None]]:
+    """A bar for `n_steps` steps of like length; the block gets a callback to be called after each."""
+    with work_progress(title, n_steps) as step:
+        yield lambda: step(1)
 
 
 @contextmanager

@@ -13,18 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from moetool.anatomy import Anatomy
-from moetool.bench.report import BenchRow
 from moetool.doctor import Doctor
 from moetool.machine import Machine
 from moetool.machine.bandwidth import UNDER_LOAD
 from moetool.render.plain import safe_line
-from moetool.render.units import (
-    show_bandwidth,
-    show_bytes,
-    show_count,
-    show_gib,
-    show_range,
-)
+from moetool.render.units import show_bandwidth, show_count, show_gib
 
 
 @cache
@@ -91,25 +84,7 @@ def machine_phrase(machine: Machine) -> str:
     return " · ".join(parts)
 
 
-# -- bench, doctor ----------------------------------------------------------------------------
-
-
-def show_bench(rows: Sequence[BenchRow]) -> None:
-    """llama-bench's columns, with the prediction beside the measurement."""
-    heads = ("model", "size", "params", "backend", "threads", "test", "t/s", "predicted")
-    table = columns(heads, left={"model", "backend"})
-    for row in rows:
-        table.add_row(
-            safe_line(row.model_type),
-            show_bytes(row.model_size_bytes),
-            show_count(row.model_n_params),
-            row.backends,
-            str(row.settings.n_threads),
-            row.samples.test.name,
-            f"{row.samples.mean_tok_s:.2f} ± {row.samples.sd_tok_s:.2f}",
-            show_range(row.predicted_low, row.predicted_high),
-        )
-    show(table)
+# -- doctor ---------------------------------------------------------------------------------------
 
 
 def show_doctor(found: Doctor) -> None:
