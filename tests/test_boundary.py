@@ -49,7 +49,7 @@ def test_a_document_is_wanted_however_it_is_written(line: str, wanted: bool, com
         ("run demo hi -t 0", "--threads: this must be at least 1.", "moetool run --help"),
         (
             "bench demo -o xml",
-            "--output: 'xml' is not one of 'text', 'json', 'csv', 'md'.",
+            "--output: 'xml' is not one of 'text', 'json', 'jsonl', 'csv', 'md', 'sql'.",
             "moetool bench --help",
         ),
         ("plan demo extra", "One argument too many: extra.", "moetool plan --help"),

@@ -123,18 +123,20 @@ def no_meter() -> float | None:
 @dataclass(frozen=True)
 class Stopwatch:
     """How tests are measured: how often, what is told after each of the 1 + n runs of a test, what counts
-    time and joules."""
+    time and joules. A prompt is warmed up by `warm_tokens` of it (None: all, as llama-bench does)."""
 
     repetitions: int
     on_run: Callable[[SpeedTest], None] = lambda _: None
     clock_ns: Callable[[], int] = time.perf_counter_ns
     energy_j: Callable[[], float | None] = no_meter
+    warm_tokens: int | None = None
 
     def measure(self, runner: Runner, test: SpeedTest) -> SpeedSamples:
         """Warm up once, then time the repetitions."""
         rng = random.Random(1)
+        n_warm = test.n_prompt if self.warm_tokens is None else min(self.warm_tokens, test.n_prompt)
         # A generation is warmed up by a single token, as llama-bench does.
-        self._run(runner, SpeedTest(test.n_prompt, min(test.n_gen, 1), test.n_depth), rng)
+        self._run(runner, SpeedTest(n_warm, min(test.n_gen, 1), test.n_depth), rng)
         runs = [self._run(runner, test, rng) for _ in range(self.repetitions)]
         joules = [run.energy_j for run in runs if run.energy_j is not None]
         return SpeedSamples(

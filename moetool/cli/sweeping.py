@@ -121,5 +121,5 @@ def at_point(wishes: Wishes, point: Point) -> Wishes:
 
 
 def show_point(point: Point) -> str:
-    """ "threads 2, kv q8_0"; "as planned" for the base."""
-    return ", ".join(f"{name} {value}" for name, value in point.items()) or "as planned"
+    """ "threads 2, kv q8_0"; "the plan itself" for the base."""
+    return ", ".join(f"{name} {value}" for name, value in point.items()) or "the plan itself"
