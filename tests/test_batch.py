@@ -225,7 +225,7 @@ def test_prompts_through_a_pipe_and_none_at_all(moetool: Moetool, tmp_path: Path
     done = moetool("run", "demo", "--batch", "-", stdin='"What is 17 + 25?"\n')
     assert (done.code, lines_of(done.out)[0]["text"]) == (0, "17 + 25 = 42.")
     done = moetool("run", "demo", "--batch", "-", "--out", "none.jsonl", stdin="\n")
-    assert (done.code, done.out, done.err) == (0, "", "")
+    assert (done.code, done.out, done.err) == (0, "", "There are no prompts.\n")
     assert (tmp_path / "none.jsonl").read_bytes() == b""
 
 

@@ -186,6 +186,9 @@ def test_windows_and_states_are_begun_anew_where_they_cannot_go_back(
         b.decode(text[:110])
         assert agree(logits(slots, b), expected)
         slots.decode([(a, [5]), (b, [6, 7])])
+        together = logits(slots, b)
         assert a.rewind(100) == a.n_past == 0
         a.decode(text[:110])
         assert agree(logits(slots, a), expected)
+        a.decode([6, 7])
+        assert agree(together, logits(slots, a))

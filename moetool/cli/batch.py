@@ -59,8 +59,8 @@ def answer_batch(
     settings_hash = _hash_settings(opened, wishes, request, sampling)
     with _open_sink(batch, jobs, settings_hash) as sink:
         done = BatchDone(batch.out, len(jobs), sink.n_kept, sink.n_failed)
-        if sink.n_kept and not request.quiet:
-            notice(f"{sink.n_kept} of {len(jobs)} answers are in {batch.out} already.")
+        if not request.quiet:
+            _tell_before(done)
         if sink.n_kept < len(jobs):
             plan = _plan(opened, read_this_machine(rpc=rpc), wishes, batch.parallel, len(jobs) - sink.n_kept)
             require_fit(plan, opened.model.name)
@@ -69,7 +69,7 @@ def answer_batch(
     problem = _unanswered(done)
     if request.as_json:
         print_result("run", report.of_batch(done), problem)
-    if not request.quiet and sys.stderr.isatty():
+    if done.n_parallel and not request.quiet and sys.stderr.isatty():
         notice(_stats_line(done))
     if problem is not None:
         raise problem
@@ -182,6 +182,14 @@ class _Run:
                 done = done.with_answer(answer)
                 step()
         return replace(done, seconds=time.perf_counter() - started)
+
+
+def _tell_before(done: BatchDone) -> None:
+    """What there is to say before anything is answered."""
+    if not done.n_prompts:
+        notice("There are no prompts.")
+    elif done.n_kept:
+        notice(f"{done.n_kept} of {done.n_prompts} answers are in {done.out} already.")
 
 
 def _progress(done: BatchDone) -> AbstractContextManager[Callable[[], None]]:

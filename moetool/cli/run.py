@@ -159,6 +159,7 @@ def run(
     if batch is None:
         _check_no_batch(out, parallel)
     else:
+        out = None if out == Path("-") else out
         _check_batch(
             out,
             is_prompt=bool(prompt or file),

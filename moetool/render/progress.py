@@ -49,9 +49,21 @@ def work_progress(title: str, total: float) -> Iterator[Callable[[float], None]]
 
 @contextmanager
 def step_progress(title: str, n_steps: int) -> Iterator[Callable[[], None]]:
-    """A bar for `n_steps` steps of like length; the block gets a callback to be called after each."""
-    with work_progress(title, n_steps) as step:
-        yield lambda: step(1)
+    """A bar that counts `n_steps` steps of like length; the block gets a callback to be called after each."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    bar, done = _LateBar(title), 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        bar.update(done / n_steps, f"{title}: {done} of {n_steps}")
+
+    try:
+        yield step
+    finally:
+        bar.close()
 
 
 @contextmanager
@@ -117,7 +129,7 @@ class _LateBar:
         self._started = time.monotonic()
         self._progress: object | None = None
 
-    def update(self, fraction: float) -> None:
+    def update(self, fraction: float, title: str = "") -> None:
         if self._progress is None and time.monotonic() - self._started < PATIENCE_S:
             return
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -131,7 +143,7 @@ class _LateBar:
             _shown.append(self)
             self._task = self._progress.add_task(self._title, total=1.0)
         assert isinstance(self._progress, Progress)
-        self._progress.update(self._task, completed=fraction)
+        self._progress.update(self._task, completed=fraction, description=title or self._title)
 
     def close(self) -> None:
         if self in _shown:
