@@ -20,3 +20,8 @@ def grammar_dir() -> Path:
     """The folder of `NAME.gbnf` files."""
     inside = _PACKAGE / "grammars"
     return inside if inside.is_dir() else _PACKAGE.parent / "grammars"
+
+
+def quality_text_path() -> Path:
+    """The text that models are judged on when no other is given."""
+    return _PACKAGE / "data" / "quality.txt"

@@ -15,6 +15,7 @@ MoetoolError            1  error
 │   ├── ContextFull     1  context-full
 │   └── WorkerError     1  worker           a worker of --rpc is missing, another version, or gone
 ├── SessionError        1  session          what was kept is damaged, foreign, or of another model
+├── ReferenceUnusable   1  reference        what a model is to be held against is damaged, or of another text
 ├── TemplateError       1  template         a chat template that cannot be rendered
 └── HubError            1  hub              network, server, permission
     └── GatedRepo       1  gated
@@ -128,6 +129,12 @@ class SessionError(MoetoolError):
     """What was kept of a session cannot be used."""
 
     code = "session"
+
+
+class ReferenceUnusable(MoetoolError):
+    """A reference that a model cannot be held against."""
+
+    code = "reference"
 
 
 class TemplateError(MoetoolError):

@@ -8,7 +8,7 @@ from typing import Any
 
 from moetool.anatomy import Anatomy, Layer, RoledTensor, effective_size, state_bytes
 from moetool.batch.results import BatchDone
-from moetool.bench.report import Benchmark, row_fields
+from moetool.bench.report import Benchmark, Judged, row_fields
 from moetool.choice import Choice, Option
 from moetool.doctor import Doctor
 from moetool.engine.measured import BufferSize
@@ -293,10 +293,24 @@ def of_batch(done: BatchDone) -> dict[str, Any]:
     }
 
 
-def of_bench(benchmark: Benchmark) -> dict[str, Any]:
-    """The bench document; a row's `point` says what its setting changes of the base."""
+BENCH_SCHEMA = "moetool-bench-1"
+
+
+def of_bench(benchmark: Benchmark, file_name: str = "") -> dict[str, Any]:
+    """The bench document (moetool/data/bench.schema.json); a row's `point` says what its setting changes of
+    the base. `plan` is that of the first setting."""
     rows = [row_fields(row) | {"point": dict(row.point)} for row in benchmark.rows]
-    return {"rows": rows, "notes": list(benchmark.notes)}
+    return {
+        "schema": BENCH_SCHEMA,
+        "rows": rows,
+        "quality": [_of_judged(judged) for judged in benchmark.judged],
+        "notes": list(benchmark.notes),
+        "plan": of_plan(benchmark.plan, file_name) if benchmark.plan else None,
+    }
+
+
+def _of_judged(judged: Judged) -> dict[str, Any]:
+    return {"point": dict(judged.point), "reference": judged.reference} | asdict(judged.quality)
 
 
 def of_models(models: Sequence[Listed]) -> dict[str, Any]:

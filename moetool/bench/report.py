@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from moetool.bench.speed import SpeedSamples
+from moetool.eval import Quality
+from moetool.plan import Plan
 from moetool.settings import Settings
 
 
@@ -34,11 +36,13 @@ class Host:
 
 @dataclass(frozen=True)
 class DeviceUse:
-    """Bytes on one device: what was predicted, and the buffers that llama.cpp made there."""
+    """Bytes on one device: what was predicted, and the buffers that llama.cpp made there, by what they hold
+    (weights, kv, state, compute, output)."""
 
     device: str
     predicted_bytes: int
     measured_bytes: int
+    parts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,12 @@ def _our_fields(row: BenchRow) -> dict[str, Any]:
         "memory_bytes": footprint.measured_bytes,
         "predicted_memory_bytes": footprint.predicted_bytes,
         "memory": [
-            {"device": u.device, "bytes": u.measured_bytes, "predicted_bytes": u.predicted_bytes}
+            {
+                "device": u.device,
+                "bytes": u.measured_bytes,
+                "predicted_bytes": u.predicted_bytes,
+                "parts": dict(u.parts),
+            }
             for u in footprint.memory
         ],
         "peak_rss_bytes": footprint.peak_rss_bytes or None,
@@ -209,7 +218,40 @@ def _our_fields(row: BenchRow) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """All rows, and sentences on what to know of them: what was not measured, what is noisy."""
+    """All rows, sentences on what to know of them (what was not measured, what is noisy), the quality of each
+    setting where it was asked for, and the plan of the first setting."""
 
     rows: tuple[BenchRow, ...]
     notes: tuple[str, ...] = ()
+    judged: tuple[Judged, ...] = ()
+    plan: Plan | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One setting's quality; `reference` names what it was held against, None where nothing was."""
+
+    point: Mapping[str, str]
+    quality: Quality
+    reference: str | None
+
+
+def quality_fields(judged: Judged) -> dict[str, float | None]:
+    """A setting's quality in columns of its rows. What a reference is held against itself is 0, not
+    measured."""
+    ppl, kld = judged.quality.ppl, judged.quality.kld
+    found: dict[str, float | None] = {"ppl": ppl.value, "ppl_low": ppl.low, "ppl_high": ppl.high}
+    names = ("mean", "median", "p90", "p99", "p99_9")
+    if kld is None:
+        nothing = 0.0 if judged.reference == ITSELF else None
+        same = None if nothing is None else 1.0
+        return found | {f"kld_{name}": nothing for name in (*names, "max")} | {"same_top": same}
+    found |= {f"kld_{name}": getattr(kld, name).value for name in names}
+    return found | {"kld_max": kld.max, "same_top": kld.same_top.value}
+
+
+# Of the first of several settings, which the others are held against.
+ITSELF = "itself"
+QUALITY_FIELDS = frozenset({"ppl", "ppl_low", "ppl_high", "same_top"}) | {
+    f"kld_{name}" for name in ("mean", "median", "p90", "p99", "p99_9", "max")
+}

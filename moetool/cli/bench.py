@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -111,6 +112,22 @@ def bench(
     vram: VramOpt = None,
     ram: RamOpt = None,
     reserve: ReserveOpt = None,
+    quality: Annotated[
+        bool, typer.Option("--quality", help="Also read a text: perplexity, and divergence from --ref.")
+    ] = False,
+    text: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The text to read instead of ours; with --quality.")
+    ] = None,
+    ref: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL|FILE", help="Hold it against a model, or what --save-ref kept of one."),
+    ] = None,
+    save_ref: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep what this model expects, for later --ref.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page with tables and charts as well.")
+    ] = None,
     output: Annotated[
         Format, typer.Option("--output", "-o", help="text, json, jsonl, csv, md or sql.")
     ] = Format.text,
@@ -122,8 +139,11 @@ def bench(
     moetool bench ./model.gguf -p 512 -n 128 -d 0,4096 -o csv
 
     moetool bench ./model.gguf -t 1-8*2 --sweep kv=f16,q8_0
+
+    moetool bench org/repo:Q4_K_M --quality --ref org/repo:Q8_0 --html page.html
     """
     from moetool.bench.matrix import make_points, parse_numbers, parse_pairs
+    from moetool.bench.report import Benchmark
     from moetool.bench.speed import make_tests
     from moetool.cli.measuring import Matrix, measure_all
     from moetool.cli.opening import open_model
@@ -136,7 +156,8 @@ def bench(
         parse_numbers(n_depth, "-d"),
         parse_pairs(n_pg or ()),
     )
-    if not tests:
+    is_judged = quality or text is not None or ref is not None or save_ref is not None
+    if not tests and not (is_judged and output in {Format.text, Format.json}):
         raise UsageError("There is nothing to measure", "give -p 512 or -n 128")
     lists = {
         "gpu-layers": (gpu_layers, "-ngl"),
@@ -162,24 +183,34 @@ def bench(
         reserve=reserve,
     )
     wishes = at_point(make_wishes(flags), fixed)
-    print_benchmark(measure_all(opened, Matrix(wishes, points, tests, repetitions), rpc), output)
+    matrix = Matrix(wishes, points, tests, repetitions)
+    benchmark = measure_all(opened, matrix, rpc) if tests else Benchmark(())
+    if is_judged:
+        from moetool.cli.judging import Asked, judge_benchmark
+
+        benchmark = judge_benchmark(opened, wishes, points, benchmark, Asked(text, ref, save_ref), rpc)
+    if html is not None:
+        from moetool.cli.paging import write_page
+
+        write_page(html, benchmark, str(opened.model.paths[0]))
+    print_benchmark(benchmark, output, str(opened.model.paths[0]))
 
 
-def print_benchmark(benchmark: Benchmark, output: Format) -> None:
+def print_benchmark(benchmark: Benchmark, output: Format, file_name: str = "") -> None:
     """On stdout, in the form that was asked for."""
     if output is Format.json:
         from moetool import report
         from moetool.cli.boundary import print_result
 
-        print_result("bench", report.of_bench(benchmark))
+        print_result("bench", report.of_bench(benchmark, file_name))
         return
     from moetool.render import sheets
-    from moetool.render.bench import show_bench
+    from moetool.render.results import show_results
 
     {
         Format.csv: sheets.print_csv,
         Format.jsonl: sheets.print_jsonl,
         Format.md: sheets.print_markdown,
         Format.sql: sheets.print_sql,
-        Format.text: show_bench,
+        Format.text: show_results,
     }[output](benchmark)

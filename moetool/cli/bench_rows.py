@@ -50,13 +50,16 @@ def keep_samples(plan: Plan, samples: SpeedSamples) -> None:
 
 def memory_use(plan: Plan, buffers: Sequence[BufferSize]) -> tuple[DeviceUse, ...]:
     """By device: what the plan says, and the buffers that llama.cpp has made."""
-    made: dict[str, int] = {}
+    made: dict[str, dict[str, int]] = {}
     for buffer in buffers:
-        device = device_of_buffer(buffer.buffer)
-        made[device] = made.get(device, 0) + buffer.n_bytes
+        parts = made.setdefault(device_of_buffer(buffer.buffer), {})
+        parts[buffer.holds] = parts.get(buffer.holds, 0) + buffer.n_bytes
     promised = {row.device: row.total_bytes for row in plan.memory}
     names = dict.fromkeys((*promised, *made))
-    return tuple(DeviceUse(name, promised.get(name, 0), made.get(name, 0)) for name in names)
+    return tuple(
+        DeviceUse(name, promised.get(name, 0), sum(made.get(name, {}).values()), made.get(name, {}))
+        for name in names
+    )
 
 
 def read_bench_host(plan: Plan) -> Host:

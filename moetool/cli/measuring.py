@@ -79,7 +79,7 @@ def measure_all(opened: Opened, matrix: Matrix, rpc: str | None = None) -> Bench
     plans = {id(setting.plan.settings): setting.plan for setting in settings}
     for row in rows:
         keep_samples(plans[id(row.settings)], row.samples)
-    return finish(rows, matrix, [*notes, *failures])
+    return replace(finish(rows, matrix, [*notes, *failures]), plan=settings[0].plan)
 
 
 def finish(rows: Sequence[BenchRow], matrix: Matrix, notes: Sequence[str]) -> Benchmark:

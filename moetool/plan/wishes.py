@@ -33,7 +33,8 @@ class Wishes:
     offload devices that may be used (() none of them). `n_gpu_layers`, `n_cpu_moe`, `tensor_overrides` and
     `tensor_split` mean what llama.cpp means by them. `vram` and `ram_bytes` limit what is used,
     `reserve_bytes` is left free on every device. `repack` False keeps llama.cpp from copying weights of the
-    CPU into a layout of its own. `draft` is a model whose memory must be there too.
+    CPU into a layout of its own. `n_outputs` is of how many tokens the logits are wanted at once (None: of
+    one a sequence). `draft` is a model whose memory must be there too.
     """
 
     n_ctx: int | None = None
@@ -49,6 +50,7 @@ class Wishes:
     n_threads: int | None = None
     n_batch: int | None = None
     n_ubatch: int | None = None
+    n_outputs: int | None = None
     experts: int | None = None
     repack: bool | None = None
     vram: tuple[Limit, ...] = ()
@@ -79,7 +81,7 @@ def settle(anatomy: Anatomy, machine: Machine, wishes: Wishes) -> tuple[Settings
         type_v=wishes.type_v or DEFAULT_KV,
         n_batch=wishes.n_batch or max(defaults.n_batch, wishes.n_ubatch or 0),
         n_ubatch=min(wishes.n_ubatch or defaults.n_ubatch, wishes.n_batch or 1 << 31),
-        n_outputs_max=wishes.n_seq,
+        n_outputs_max=wishes.n_outputs or wishes.n_seq,
         n_threads=n_threads,
         n_threads_batch=n_threads,
         experts=wishes.experts,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from moetool.bench.report import Benchmark, BenchRow, row_fields
+from moetool.bench.report import QUALITY_FIELDS, Benchmark, BenchRow, row_fields
 from moetool.render.plain import notice, safe_line
 from moetool.render.tables import NOTHING, filled_columns, show
 from moetool.render.units import show_bytes, show_count, show_range
@@ -39,7 +39,7 @@ def show_bench(benchmark: Benchmark) -> None:
     """llama-bench's columns, with the prediction beside the measurement; notes go to stderr."""
     rows = benchmark.rows
     varied = varying(rows)
-    extra = list(dict.fromkeys(name for row in rows for name in row.extra))
+    extra = list(dict.fromkeys(n for row in rows for n in row.extra if n not in QUALITY_FIELDS))
     heads = ("", "model", "size", "params", "backend", *varied, "threads", "test", "t/s", "predicted")
     heads += ("memory", "first token", "J/token", *extra)
     cells = [
