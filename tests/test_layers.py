@@ -23,6 +23,7 @@ LAYERS: dict[str, int] = {
     "thinking": 1,
     "anatomy": 2,
     "identity": 2,
+    "standin": 3,
     "memory": 3,
     "speed": 3,
     "quality": 3,

@@ -23,7 +23,11 @@ from moetool.cli.options import (
 from moetool.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from moetool.bench.report import Benchmark
+    from moetool.bench.speed import SpeedTest
+    from moetool.cli.measuring import Matrix
 
 
 class Format(str, Enum):
@@ -50,19 +54,22 @@ _LIST = "One or several: 1,2,4 or 1-8*2."
 def bench(
     model: ModelArg = "demo",
     n_prompt: Annotated[
-        str, typer.Option("--n-prompt", "-p", help="Prompt tokens, several with commas.")
-    ] = "512",
+        str | None, typer.Option("--n-prompt", "-p", help="Prompt tokens, several with commas; else 512.")
+    ] = None,
     n_gen: Annotated[
-        str, typer.Option("--n-gen", "-n", help="Tokens to decode, several with commas.")
-    ] = "128",
+        str | None, typer.Option("--n-gen", "-n", help="Tokens to decode, several with commas; else 128.")
+    ] = None,
     n_pg: Annotated[
         list[str] | None,
         typer.Option("-pg", metavar="P,N", help="A prompt and tokens after it in one; may be repeated."),
     ] = None,
     n_depth: Annotated[str, typer.Option("--n-depth", "-d", help="Tokens in context already.")] = "0",
     repetitions: Annotated[
-        int, typer.Option("--repetitions", "-r", min=1, help="Timed runs of each test.")
-    ] = 5,
+        int | None, typer.Option("--repetitions", "-r", min=1, help="Timed runs of each test; else 5.")
+    ] = None,
+    header_only: Annotated[
+        bool, typer.Option("--header-only", help="Make the weights up in memory: nothing is downloaded.")
+    ] = False,
     sweep: Annotated[
         list[str] | None,
         typer.Option(
@@ -141,23 +148,21 @@ def bench(
     moetool bench ./model.gguf -t 1-8*2 --sweep kv=f16,q8_0
 
     moetool bench org/repo:Q4_K_M --quality --ref org/repo:Q8_0 --html page.html
+
+    moetool bench org/repo:Q4_K_M --header-only
     """
-    from moetool.bench.matrix import make_points, parse_numbers, parse_pairs
-    from moetool.bench.report import Benchmark
-    from moetool.bench.speed import make_tests
-    from moetool.cli.measuring import Matrix, measure_all
-    from moetool.cli.opening import open_model
+    from moetool.bench.matrix import make_points
+    from moetool.cli.measuring import Matrix
     from moetool.cli.sweeping import at_point, make_axes
     from moetool.cli.wishing import Flags, make_wishes
 
-    tests = make_tests(
-        parse_numbers(n_prompt, "-p"),
-        parse_numbers(n_gen, "-n"),
-        parse_numbers(n_depth, "-d"),
-        parse_pairs(n_pg or ()),
-    )
     is_judged = quality or text is not None or ref is not None or save_ref is not None
-    if not tests and not (is_judged and output in {Format.text, Format.json}):
+    if header_only and is_judged:
+        raise UsageError("Weights that are made up have no quality", "leave --header-only or --quality out")
+    # By header alone, tests are chosen that take some seconds.
+    is_free = header_only and not (n_prompt or n_gen or n_pg)
+    tests = () if is_free else _make_tests(n_prompt or "512", n_gen or "128", n_depth, n_pg or ())
+    if not tests and not is_free and not (is_judged and output in {Format.text, Format.json}):
         raise UsageError("There is nothing to measure", "give -p 512 or -n 128")
     lists = {
         "gpu-layers": (gpu_layers, "-ngl"),
@@ -170,8 +175,6 @@ def bench(
         "threads": (threads, "-t"),
     }
     fixed, axes = make_axes(lists, sweep or ())
-    points = make_points(axes, sweep_mode.value)
-    opened = open_model(model)
     flags = Flags(
         ctx=ctx,
         kv=kv,
@@ -183,17 +186,52 @@ def bench(
         reserve=reserve,
     )
     wishes = at_point(make_wishes(flags), fixed)
-    matrix = Matrix(wishes, points, tests, repetitions)
-    benchmark = measure_all(opened, matrix, rpc) if tests else Benchmark(())
-    if is_judged:
-        from moetool.cli.judging import Asked, judge_benchmark
-
-        benchmark = judge_benchmark(opened, wishes, points, benchmark, Asked(text, ref, save_ref), rpc)
+    points = make_points(axes, sweep_mode.value)
+    matrix = Matrix(wishes, points, tests, repetitions or (2 if header_only else 5))
+    asked = (text, ref, save_ref) if is_judged else None
+    benchmark, path = _by_header(model, matrix, rpc) if header_only else _whole(model, matrix, rpc, asked)
     if html is not None:
         from moetool.cli.paging import write_page
 
-        write_page(html, benchmark, str(opened.model.paths[0]))
-    print_benchmark(benchmark, output, str(opened.model.paths[0]))
+        write_page(html, benchmark, path)
+    print_benchmark(benchmark, output, path)
+
+
+def _make_tests(n_prompt: str, n_gen: str, n_depth: str, pairs: Sequence[str]) -> tuple[SpeedTest, ...]:
+    from moetool.bench.matrix import parse_numbers, parse_pairs
+    from moetool.bench.speed import make_tests
+
+    return make_tests(
+        parse_numbers(n_prompt, "-p"),
+        parse_numbers(n_gen, "-n"),
+        parse_numbers(n_depth, "-d"),
+        parse_pairs(pairs),
+    )
+
+
+def _by_header(model: str, matrix: Matrix, rpc: str | None) -> tuple[Benchmark, str]:
+    """What was measured without the weights, and of what."""
+    from moetool.cli.header_only import measure_header
+
+    return measure_header(model, matrix, rpc), model
+
+
+def _whole(
+    model: str, matrix: Matrix, rpc: str | None, asked: tuple[str | None, str | None, Path | None] | None
+) -> tuple[Benchmark, str]:
+    """What was measured of a model on this disk, speed and (if `asked`) quality, and its file."""
+    from moetool.bench.report import Benchmark
+    from moetool.cli.measuring import measure_all
+    from moetool.cli.opening import open_model
+
+    opened = open_model(model)
+    benchmark = measure_all(opened, matrix, rpc) if matrix.tests else Benchmark(())
+    if asked is not None:
+        from moetool.cli.judging import Asked, judge_benchmark
+
+        judged = Asked(*asked)
+        benchmark = judge_benchmark(opened, matrix.wishes, matrix.points, benchmark, judged, rpc)
+    return benchmark, str(opened.model.paths[0])
 
 
 def print_benchmark(benchmark: Benchmark, output: Format, file_name: str = "") -> None:

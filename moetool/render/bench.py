@@ -68,7 +68,7 @@ def show_bench(benchmark: Benchmark) -> None:
 
 
 def _lines(rows: Sequence[BenchRow]) -> list[str]:
-    lines = [_load_line(rows[0])]
+    lines = [_load_line(rows[0])] if rows[0].footprint.loads else []
     if any(row.is_pareto for row in rows):
         lines.append("▸ no other setting here is as fast in every test, as small, and better in one")
     return lines
