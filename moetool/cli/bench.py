@@ -217,7 +217,7 @@ def _by_header(model: str, matrix: Matrix, rpc: str | None) -> tuple[Benchmark, 
 
 
 def _whole(
-    model: str, matrix: Matrix, rpc: str | None, asked: tuple[str | None, str | None, Path | None] | None
+    model: str, matrix: Matrix, rpc: str | None, asked: tuple[Path | None, str | None, Path | None] | None
 ) -> tuple[Benchmark, str]:
     """What was measured of a model on this disk, speed and (if `asked`) quality, and its file."""
     from moetool.bench.report import Benchmark
