@@ -283,7 +283,7 @@ class Grammar(Protocol):
     """What is needed of a grammar: that of the token loop."""
 
     def accepts(self, token: int) -> bool: ...
-    def apply_mask(self, logits: npt.NDArray[np.float32]) -> None: ...
+    def allowed(self) -> npt.NDArray[np.int64]: ...
     def commit(self, token: int) -> None: ...
     def forced(self) -> tuple[int, ...]: ...
     def is_complete(self) -> bool: ...
@@ -299,13 +299,16 @@ class AfterThinking:
     begins, as models are used to; when the answer is whole, the token that closes it may come.
     """
 
-    def __init__(self, grammar: Grammar, where: Splitter, spelled: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, grammar: Grammar, where: Splitter, spelled: Callable[[int], bytes], n_vocab: int
+    ) -> None:
         """`where`: a splitter of its own, at the start of the output; `spelled`: as it got it."""
         self._grammar = grammar
         self._where = where
         self._may_lead = False  # the token that leads to the answer may yet come
         self._is_free = False  # the one token of white space may yet come
         self._spelled = spelled
+        self._n_vocab = n_vocab
 
     def accepts(self, token: int) -> bool:
         """Whether `token` may come next."""
@@ -313,14 +316,14 @@ class AfterThinking:
             return self._is_beside(token) or self._grammar.accepts(token)
         return self._where.passes(token) or (self._where.is_undecided and self._grammar.accepts(token))
 
-    def apply_mask(self, logits: npt.NDArray[np.float32]) -> None:
-        """Set the logits of forbidden tokens to -inf, in place."""
+    def allowed(self) -> npt.NDArray[np.int64]:
+        """Ids of the tokens that may come next; without those beside the answer, which come when the model
+        wants them."""
         if self._where.in_answer or self._where.is_undecided:
-            self._grammar.apply_mask(logits)
-            return
-        for token in range(len(logits)):
-            if not self._where.passes(token):
-                logits[token] = float("-inf")
+            return self._grammar.allowed()
+        import numpy as np
+
+        return np.array([token for token in range(self._n_vocab) if self._where.passes(token)])
 
     def commit(self, token: int) -> None:
         """Append `token`."""

@@ -62,7 +62,7 @@ def main() -> None:
     for fast in (False, True):
         seconds, tokenizer = timed(lambda fast=fast: make_tokenizer(table, fast_masks=fast))
         print(f"\nfast_masks={fast}: tokenizer built in {seconds:.2f} s")
-        head = ("constraint", "tokens", "forced", "compile ms", "apply_mask", "accepts", "commit")
+        head = ("constraint", "tokens", "forced", "compile ms", "allowed", "accepts", "commit")
         print(
             ("{:<16}" + "{:>8}" * 2 + "{:>12}" + "{:>17}" * 5).format(*head, "mask + commit", "check first")
         )
@@ -91,9 +91,8 @@ def cases() -> list[tuple[str, Constraint, str]]:
 
 def replay(tokenizer: Tokenizer, constraint: Constraint, text: str, repeat: int) -> dict[str, Any]:
     """Times in µs of every call, over `repeat` replays of `text`."""
-    logits = np.zeros(len(tokenizer.table.tokens), dtype=np.float32)
     tokens = tokenizer.table.tokenize(text.encode())
-    times: dict[str, list[float]] = {"apply": [], "accepts": [], "commit": []}
+    times: dict[str, list[float]] = {"allowed": [], "accepts": [], "commit": []}
     n_forced, compile_s = 0, 0.0
     for _ in range(repeat):
         compile_s, matcher = timed(lambda: make_matcher(tokenizer, constraint))
@@ -102,12 +101,12 @@ def replay(tokenizer: Tokenizer, constraint: Constraint, text: str, repeat: int)
             n_forced += matcher.forced()[:1] == (token,)
             for name, call in (
                 ("accepts", lambda matcher=matcher, token=token: matcher.accepts(token)),
-                ("apply", lambda matcher=matcher: matcher.apply_mask(logits)),
+                ("allowed", lambda matcher=matcher: matcher.allowed()),
                 ("commit", lambda matcher=matcher, token=token: matcher.commit(token)),
             ):
                 times[name].append(timed(call)[0] * 1e6)
         assert matcher.is_complete(), f"{constraint.title} does not accept its text"
-    masked = [a + c for a, c in zip(times["apply"], times["commit"], strict=True)]
+    masked = [a + c for a, c in zip(times["allowed"], times["commit"], strict=True)]
     checked = [a + c for a, c in zip(times["accepts"], times["commit"], strict=True)]
     counts = {"tokens": len(tokens), "forced": n_forced, "compile_ms": compile_s * 1e3}
     return {**counts, **times, "masked": masked, "checked": checked}
@@ -117,7 +116,7 @@ def row(name: str, result: dict[str, Any]) -> str:
     """One line of the table."""
     cells = [
         f"{np.median(result[key]):8.1f} ({np.quantile(result[key], 0.99):6.0f})"
-        for key in ("apply", "accepts", "commit", "masked", "checked")
+        for key in ("allowed", "accepts", "commit", "masked", "checked")
     ]
     start = f"{name:<16}{result['tokens']:>8}{result['forced']:>8}{result['compile_ms']:>12.1f}"
     return start + "".join(f"{cell:>17}" for cell in cells)

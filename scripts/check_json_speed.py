@@ -5,11 +5,12 @@
 
 Each document is generated in alternation with as many tokens of free text after the same prompt; the gain is
 the ratio of their decoding speeds, first token and prompt apart. Tokens that the schema leaves no choice of
-are decoded as one batch, which is the gain; masks and the second draw are the cost. Any model will do, a
+are decoded as one batch, which is the gain; asking the grammar is the cost. Any model will do, a
 synthetic one is the worst case for the cost: it never wants what the schema asks for, so every choice takes a
 mask. Give it a real tokenizer (synthetic_model.py --vocab-of), or forced text falls into single letters. Its
-strings never end by themselves, so the schemas bound them. `choice` is the median time of one choice outside
-llama_decode: draw, check, mask, draw again, commit. Exits 1 where a target is missed.
+strings never end by themselves, so the schemas bound them. `choice` is the median time of one choice: draw,
+check, mask; `all` is that and following the grammar, by token. With --wanted the model wants what it has
+written the first time, as a trained one does: no choice takes a mask. Exits 1 where a target is missed.
 """
 
 from __future__ import annotations
@@ -128,33 +129,39 @@ SCHEMAS: dict[str, tuple[bool, dict[str, Any]]] = {
 
 
 class Timed:
-    """An engine and a matcher as a generation sees them, with the time that choosing a token takes."""
+    """An engine and a matcher as a generation sees them, with the time that choosing tokens takes. The model
+    wants `wanted`."""
 
-    def __init__(self, engine: Engine, matcher: Any) -> None:
-        self.engine, self.matcher = engine, matcher
+    def __init__(self, engine: Engine, matcher: Any, wanted: Sequence[int] = ()) -> None:
+        self.engine, self.matcher, self.wanted = engine, matcher, wanted
         self.n_ctx = engine.n_ctx
+        self.written: list[int] = []
         self.choices_us: list[float] = []
-        self._spent = 0.0
-        self._is_choosing = False
+        self.all_us = 0.0
 
     @property
     def n_past(self) -> int:
         return self.engine.n_past
 
     def decode(self, tokens: Sequence[int]) -> None:
-        if self._is_choosing:
-            self.choices_us.append(self._spent * 1e6)
-        self._spent, self._is_choosing = 0.0, False
         self.engine.decode(tokens)
 
-    def sample(self, mask: Any = None) -> int:
-        self._is_choosing = True
-        return self._timed(self.engine.sample, mask)
+    def sample(self, rule: Any = None) -> int:
+        if len(self.written) < len(self.wanted):
+            self.engine.logits()[self.wanted[len(self.written)]] = 100.0
+        before_us = self.all_us
+        token: int = self._timed(self.engine.sample, rule and self.matcher)
+        self.choices_us.append(self.all_us - before_us)
+        return token
+
+    def commit(self, token: int) -> None:
+        self.written.append(token)
+        self._timed(self.matcher.commit, token)
 
     def _timed(self, call: Any, *arguments: Any) -> Any:
         started = time.perf_counter()
         result = call(*arguments)
-        self._spent += time.perf_counter() - started
+        self.all_us += (time.perf_counter() - started) * 1e6
         return result
 
     def piece(self, token: int) -> bytes:
@@ -164,10 +171,8 @@ class Timed:
         return self.engine.is_end(token)
 
     def __getattr__(self, name: str) -> Any:
-        """The matcher's methods; masks are timed as a part of `sample`."""
+        """The matcher's methods."""
         method = getattr(self.matcher, name)
-        if name == "apply_mask":
-            return method
         return lambda *arguments: self._timed(method, *arguments)
 
 
@@ -183,27 +188,35 @@ class Row:
     free_tok_s: float
     gains: tuple[float, ...]
     choice_us: float
+    token_us: float
     document: str
 
 
-def measure_model(engine: Engine, tokenizer: Tokenizer, n_pairs: int) -> Iterator[Row]:
+def measure_model(engine: Engine, tokenizer: Tokenizer, n_pairs: int, *, is_wanted: bool) -> Iterator[Row]:
     prompt = engine.vocabulary.tokenize(PROMPT)
     for name, (is_heavy, schema) in SCHEMAS.items():
         constraint = parse_schema(json.dumps(schema))
-        write(engine, tokenizer, prompt, constraint, None)  # warms up
-        pairs, choices = [], []
+
+        def write_json(
+            wanted: Sequence[int] = (), constraint: Constraint = constraint
+        ) -> tuple[Generation, Timed]:
+            timed = Timed(engine, make_matcher(tokenizer, constraint), wanted)
+            return write(engine, timed, prompt, None, timed), timed
+
+        first = write_json()[1].written  # warms up
+        pairs: list[tuple[Stats, Stats]] = []
+        choices: list[float] = []
         for number in range(n_pairs):
-            order = (True, False) if number % 2 else (False, True)
-            found: dict[bool, tuple[Stats, str, list[float]]] = {}
-            for is_json in order:
-                n_tokens = pairs[-1][0].generated_tokens if pairs else 64
-                found[is_json] = write(
-                    engine, tokenizer, prompt, constraint if is_json else None, None if is_json else n_tokens
-                )
-            pairs.append((found[True][0], found[False][0]))
-            choices += found[True][2]
-            document = found[True][1]
-        json.loads(document)
+            if number % 2:
+                answer, timed = write_json(first if is_wanted else ())
+            free = write(engine, engine, prompt, pairs[-1][0].generated_tokens if pairs else 64)
+            if not number % 2:
+                answer, timed = write_json(first if is_wanted else ())
+            assert answer.stats is not None
+            assert free.stats is not None
+            pairs.append((answer.stats, free.stats))
+            choices += timed.choices_us
+        json.loads(answer.text)
         rates = [(of_json.decode_tok_s or 0.0, free.decode_tok_s or 1.0) for of_json, free in pairs]
         yield Row(
             schema=name,
@@ -214,25 +227,20 @@ def measure_model(engine: Engine, tokenizer: Tokenizer, n_pairs: int) -> Iterato
             free_tok_s=statistics.median(rate for _, rate in rates),
             gains=tuple(of_json / free for of_json, free in rates),
             choice_us=statistics.median(choices),
-            document=document,
+            token_us=timed.all_us / pairs[-1][0].generated_tokens,
+            document=answer.text,
         )
 
 
 def write(
-    engine: Engine, tokenizer: Tokenizer, prompt: list[int], constraint: Constraint | None, n_most: int | None
-) -> tuple[Stats, str, list[float]]:
-    """One greedy answer from an empty context: what it took, its text, and the time of each choice."""
+    engine: Engine, decoder: Any, prompt: list[int], n_most: int | None, grammar: Any = None
+) -> Generation:
+    """One greedy answer from an empty context."""
     engine.rewind(0)
-    if constraint is None:
-        generation = Generation(engine, prompt, Limits(n_most))
-        timed = None
-    else:
-        timed = Timed(engine, make_matcher(tokenizer, constraint))
-        generation = Generation(timed, prompt, Limits(n_most), timed)
+    generation = Generation(decoder, prompt, Limits(n_most), grammar)
     for _ in generation:
         pass
-    assert generation.stats is not None
-    return generation.stats, generation.text, timed.choices_us if timed else []
+    return generation
 
 
 def make_table(engine: Engine) -> TokenTable:
@@ -252,11 +260,13 @@ def main() -> int:
     parser.add_argument("models", type=Path, nargs="+")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=read_linux_cores().n_threads)
+    parser.add_argument("--wanted", action="store_true", help="the model wants what it writes")
     parser.add_argument("--documents", action="store_true", help="show what was written")
     args = parser.parse_args()
     met = True
     print(
-        "model            schema     tokens forced  JSON tok/s  free tok/s  gain (from – to)       choice µs"
+        "model            schema     tokens forced  JSON tok/s  free tok/s"
+        "  gain (from – to)       choice µs  all µs"
     )
     for path in args.models:
         anatomy = make_anatomy(open_header(path))
@@ -265,7 +275,7 @@ def main() -> int:
         with Engine([path], settings, anatomy.arch) as engine:
             engine.use_sampling(Sampling(temperature=0))
             tokenizer = make_tokenizer(make_table(engine), fast_masks=False)
-            for row in measure_model(engine, tokenizer, args.pairs):
+            for row in measure_model(engine, tokenizer, args.pairs, is_wanted=args.wanted):
                 met = show(path.stem, row, needed if row.is_heavy else 1.0) and met
                 if args.documents:
                     print(f"    {row.document}")
@@ -278,7 +288,8 @@ def show(model: str, row: Row, needed: float) -> bool:
     print(
         f"{model:16} {row.schema:10} {row.n_tokens:6} {row.n_forced:6}"
         f" {row.json_tok_s:11.1f} {row.free_tok_s:11.1f}"
-        f"  {gain:4.2f} x ({min(row.gains):.2f} – {max(row.gains):.2f}) >= {needed:.2f} {row.choice_us:8.0f}"
+        f"  {gain:4.2f} x ({min(row.gains):.2f} – {max(row.gains):.2f}) >= {needed:.2f}"
+        f" {row.choice_us:8.0f} {row.token_us:7.0f}"
         f"  {'met' if is_met else 'MISSED'}",
         flush=True,
     )

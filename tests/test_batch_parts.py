@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -222,7 +222,7 @@ class ScriptedSlot:
     def decode(self, tokens: Sequence[int]) -> None:
         raise AssertionError("slots are decoded together")
 
-    def sample(self, mask: Callable[[Any], None] | None = None) -> int:
+    def sample(self, rule: Any = None) -> int:
         return self.script.pop(0)
 
     def piece(self, token: int) -> bytes:

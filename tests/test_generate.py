@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +39,9 @@ class ScriptedEngine:
         self.decoded += tokens
         self.batches.append(len(tokens))
 
-    def sample(self, mask: Callable[[Any], None] | None = None) -> int:
+    def sample(self, rule: Any = None) -> int:
+        while rule is not None and not rule.accepts(self.script[0]):
+            del self.script[0]
         return self.script.pop(0)
 
     def piece(self, token: int) -> bytes:
@@ -67,8 +69,8 @@ class ScriptedGrammar:
     def accepts(self, token: int) -> bool:
         return token not in self.refused
 
-    def apply_mask(self, logits: Any) -> None:
-        raise AssertionError("the scripted engine has no logits")
+    def allowed(self) -> Any:
+        raise AssertionError("the scripted engine asks for one token at a time")
 
     def commit(self, token: int) -> None:
         self.seen.append(token)
@@ -162,7 +164,7 @@ def test_forced_tokens_are_decoded_as_one_batch_with_the_sampled_one() -> None:
     assert script == list(range(7))
 
 
-def test_a_refused_token_is_drawn_again_under_the_mask() -> None:
+def test_a_refused_token_is_not_written() -> None:
     _, pieces = letters("abc")
     engine = ScriptedEngine([2, 0], pieces)
     text, stats = run(engine, None, ScriptedGrammar({}, last=0, refused=(2,)))

@@ -150,23 +150,20 @@ PIECES = [b"<think>", b"hm", b"STOP", b"</think>", b"\n\n", b"{", b"}", b"</thi"
 THINK, HM, STOP, CLOSE, SPACE, LEFT, RIGHT, HALF, HALF_AND_MORE, OTHER_HALF = range(len(PIECES))
 
 
-class MaskingEngine(ScriptedEngine):
-    """Draws the script's token; under a mask, the first token of the vocabulary that it leaves."""
+class RuledEngine(ScriptedEngine):
+    """Draws the script's token; where a rule refuses that, the first that it allows."""
 
-    def sample(self, mask: Any = None) -> int:
-        if mask is None:
-            return super().sample()
-        logits = [0.0] * len(PIECES)
-        mask(logits)
-        return logits.index(0.0)
+    def sample(self, rule: Any = None) -> int:
+        token = super().sample()
+        return token if rule is None or rule.accepts(token) else int(rule.allowed()[0])
 
 
 def think_and_answer(script: list[int], limits: Limits | None = None) -> tuple[str, str, Stats, list[int]]:
     """What was thought and answered under a grammar of "{" and "}", and what it was shown."""
     assert TAGS is not None
     grammar = ScriptedGrammar({LEFT: (RIGHT,)}, last=RIGHT, refused=(HM, STOP, SPACE, THINK))
-    after = AfterThinking(grammar, Splitter(TAGS, PIECES.__getitem__), PIECES.__getitem__)
-    engine = MaskingEngine(script, PIECES)
+    after = AfterThinking(grammar, Splitter(TAGS, PIECES.__getitem__), PIECES.__getitem__, len(PIECES))
+    engine = RuledEngine(script, PIECES)
     generation = Generation(engine, [7], limits or Limits(), after, split=Splitter(TAGS, PIECES.__getitem__))
     tokens = list(generation)
     assert "".join(t.text for t in tokens) + generation.rest() == generation.text
@@ -193,7 +190,8 @@ def test_what_leads_to_an_answer_is_no_part_of_it(script: list[int]) -> None:
     markers = find_markers(COHERE)
     assert markers is not None
     grammar = ScriptedGrammar({BEGIN: (FINISH,)}, last=FINISH, refused=(OPEN, SHUT, LEAD, BLANK))
-    after = AfterThinking(grammar, Splitter(markers, LEADING.__getitem__), LEADING.__getitem__)
+    spelled = LEADING.__getitem__
+    after = AfterThinking(grammar, Splitter(markers, spelled), spelled, len(LEADING))
     for token in script:
         assert after.accepts(token)
         after.commit(token)
@@ -206,7 +204,7 @@ def test_a_whole_answer_may_be_closed_as_its_format_does() -> None:
     assert markers is not None
     pieces = [b"<|open|>response<|sep|>", b"{", b"}", b"<|close|>"]
     grammar = ScriptedGrammar({}, last=2, refused=(0, 3))
-    after = AfterThinking(grammar, Splitter(markers, pieces.__getitem__), pieces.__getitem__)
+    after = AfterThinking(grammar, Splitter(markers, pieces.__getitem__), pieces.__getitem__, len(pieces))
     accepted = []
     for token in (0, 1, 2):
         accepted.append(after.accepts(3))
@@ -219,7 +217,7 @@ def test_a_whole_answer_may_be_closed_as_its_format_does() -> None:
 def test_only_one_token_of_white_space_is_free() -> None:
     engine_ran_dry = think_and_answer([THINK, CLOSE, SPACE, LEFT])
     assert engine_ran_dry[1] == "{}"
-    with pytest.raises(AssertionError, match="no logits"):
+    with pytest.raises(AssertionError, match="one token at a time"):
         think_and_answer([THINK, CLOSE, SPACE, SPACE])
 
 

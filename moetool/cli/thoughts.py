@@ -33,7 +33,9 @@ def make_generation(
         assert prompt.markers is not None
         return Splitter(prompt.markers, spelled, is_open=prompt.is_thinking)
 
-    after = AfterThinking(grammar, splitter(), spelled) if grammar is not None else None
+    after = None
+    if grammar is not None:
+        after = AfterThinking(grammar, splitter(), spelled, engine.vocabulary.n_vocab)
     return Generation(engine, tokens, limits, after, split=splitter())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moetool.constrain.closing import closing_bytes
 from moetool.constrain.constraint import Constraint
@@ -38,7 +38,7 @@ class Matcher:
         self._n_vocab = int(tokenizer.handle.vocab_size)
         self._words = np.zeros((self._n_vocab + 31) // 32, dtype=np.uint32)
         self._address = self._words.ctypes.data
-        self._bias: NDArray[np.float32] | None = None
+        self._forced: tuple[int, ...] | None = None  # here, once it was asked for
         self._committed: list[int] = []
 
     def copy(self) -> Matcher:
@@ -49,7 +49,6 @@ class Matcher:
         other._rust = self._rust.deep_copy()
         other._words = np.zeros_like(self._words)
         other._address = other._words.ctypes.data
-        other._bias = None
         other._committed = list(self._committed)
         return other
 
@@ -62,31 +61,24 @@ class Matcher:
         self._check(self._rust.is_error())
         return self._words
 
-    def apply_mask(self, logits: NDArray[np.float32]) -> None:
-        """Set the logits of forbidden tokens to -inf, in place. Shape (n_logits,), n_logits >= n_vocab."""
-        import numpy as np
-
-        words = self.mask()
-        logits[self._n_vocab :] = -np.inf
-        used = np.flatnonzero(words)
-        if used.size * 8 < words.size:
-            _keep_only(logits, _ids_of(words, used))
-        else:
-            self._add_bias(logits[: self._n_vocab])
-
     def allowed(self) -> NDArray[np.int64]:
-        """Ids of the tokens that may come next, ascending."""
+        """Ids of the tokens that may come next, ascending, at least one; else OutputInvalid.
+
+        Up to a millisecond and more where much of a large vocabulary may come.
+        """
         import numpy as np
 
         words = self.mask()
-        return _ids_of(words, np.flatnonzero(words))
+        used = np.flatnonzero(words)  # few, mostly
+        bits = np.unpackbits(words[used].view(np.uint8), bitorder="little").reshape(-1, 32)
+        row, bit = np.nonzero(bits)
+        ids: NDArray[np.int64] = used[row] * 32 + bit
+        if not ids.size:
+            raise OutputInvalid("The grammar has come to where nothing can follow, not even an end.")
+        return ids
 
     def accepts(self, token: int) -> bool:
-        """Whether `token` may come next; a few microseconds, no mask is computed.
-
-        To sample first, and to mask and sample again only when the token is refused, gives each token the
-        probability it has under the mask, and needs few masks.
-        """
+        """Whether `token` may come next; a microsecond or a few, no mask is computed."""
         if token in self._ends:
             return self.is_complete()
         return 0 <= token < self._n_vocab and self._rust.validate_tokens([token]) == 1
@@ -95,6 +87,7 @@ class Matcher:
         """Append `token`; OutputInvalid when the grammar does not allow it."""
         self._check(not self._rust.consume_token(token))
         self._committed.append(token)
+        self._forced = None
 
     def forced(self) -> tuple[int, ...]:
         """Tokens that must come next whatever the model says; commit each before the next question.
@@ -102,7 +95,9 @@ class Matcher:
         The last letters of forced text are left out where the next token could begin with them, so that the
         model still chooses how to cut its text into tokens.
         """
-        return tuple(self._rust.compute_ff_tokens())
+        if self._forced is None:
+            self._forced = tuple(self._rust.compute_ff_tokens())
+        return self._forced
 
     def is_complete(self) -> bool:
         """Whether the answer may stop here: the text so far is a whole sentence of the grammar."""
@@ -116,6 +111,7 @@ class Matcher:
         """Take back the last `n_tokens` committed tokens."""
         self._check(not self._rust.rollback(n_tokens))
         del self._committed[len(self._committed) - n_tokens :]
+        self._forced = None
 
     def closing(self, limit_bytes: int) -> bytes | None:
         """Text after which the answer may stop: b"" if it may stop here, None if `limit_bytes` are too few.
@@ -133,46 +129,6 @@ class Matcher:
         probe = byte_matcher(self.constraint.grammar)
         return bool(probe.consume_tokens(list(text)) and probe.is_accepting())
 
-    def _add_bias(self, logits: NDArray[np.float32]) -> None:
-        import numpy as np
-
-        if self._bias is None:
-            self._bias = np.empty((self._words.nbytes, 8), dtype=np.float32)
-        # One table row of eight biases for each byte of the mask: no branch, one pass, 35 us for 150k tokens.
-        np.take(_bias_table(), self._words.view(np.uint8), axis=0, out=self._bias, mode="clip")
-        np.add(logits, self._bias.reshape(-1)[: logits.size], out=logits)
-
     def _check(self, failed: bool) -> None:
         if failed:
             raise OutputInvalid(f"The output left its grammar: {first_line(self._rust.get_error())}.")
-
-
-def _ids_of(words: NDArray[np.uint32], used: NDArray[np.int64]) -> NDArray[np.int64]:
-    import numpy as np
-
-    bits = np.unpackbits(words[used].view(np.uint8), bitorder="little").reshape(-1, 32)
-    row, bit = np.nonzero(bits)
-    ids: NDArray[np.int64] = used[row] * 32 + bit
-    return ids
-
-
-def _keep_only(logits: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
-    import numpy as np
-
-    kept = logits[ids]
-    logits.fill(-np.inf)
-    logits[ids] = kept
-
-
-_BIAS_TABLE: list[Any] = []
-
-
-def _bias_table() -> NDArray[np.float32]:
-    """Shape (256, 8): for each byte of a mask, what to add to its eight logits."""
-    import numpy as np
-
-    if not _BIAS_TABLE:
-        bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-        _BIAS_TABLE.append(np.where(bits, np.float32(0), np.float32(-np.inf)).astype(np.float32))
-    table: NDArray[np.float32] = _BIAS_TABLE[0]
-    return table

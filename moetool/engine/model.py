@@ -14,7 +14,7 @@ from moetool.engine.library import Log, captured_log, library
 from moetool.engine.measured import BufferSize, parse_buffers
 from moetool.engine.memory import Memory
 from moetool.engine.parameters import Held, context_params, model_params
-from moetool.engine.sampling import make_chain
+from moetool.engine.sampling import Logits, Rule, Sampler
 from moetool.engine.threads import SharedCores
 from moetool.engine.vocabulary import Vocabulary
 from moetool.errors import ContextFull, EngineError, Interrupted
@@ -23,8 +23,6 @@ from moetool.settings import Sampling, Settings
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-    Mask = Callable[[npt.NDArray[np.float32]], None]
 
 # Shorter batches are waited for: the callback runs before each graph node, which costs nothing beside a long
 # batch but would cost a small model dearly on a single token.
@@ -53,7 +51,6 @@ class Engine:
         self._held = Held()
         self._stack = ExitStack()
         self._is_cancelled = is_cancelled
-        self._chain: Any = None
         self._cores: SharedCores | None = None
         self.settings = settings
         self._context: Any = None
@@ -69,6 +66,8 @@ class Engine:
             raise
         self.load_s = time.perf_counter() - started
         self.vocabulary = Vocabulary(self._lib.llama_model_get_vocab(self._model))
+        self._logits = Logits(self._context, self.vocabulary.n_vocab)
+        self.use_sampling(Sampling(temperature=0))
         self._one = (ctypes.c_int32 * 1)()
         self._one_batch = self._lib.llama_batch_get_one(self._one, 1)
 
@@ -260,26 +259,16 @@ class Engine:
 
     def use_sampling(self, sampling: Sampling) -> None:
         """Set how tokens are drawn from now on; starts a new random sequence from its seed."""
-        self._chain = make_chain(sampling, self.vocabulary.n_vocab)
-        if self._chain is not None:
-            self._stack.callback(self._lib.llama_sampler_free, self._chain)
+        self._sampler = Sampler(sampling, self.vocabulary.n_vocab)
+        self._stack.callback(self._sampler.close)
 
     def logits(self) -> npt.NDArray[np.float32]:
         """The last token's logits, [n_vocab]: a view to read and to write, valid until `decode`."""
-        import numpy as np  # 60 ms, which pass while a model is loading
+        return self._logits.row(-1)
 
-        pointer = self._lib.llama_get_logits_ith(self._context, -1)
-        address = ctypes.addressof(pointer.contents)
-        buffer = (ctypes.c_float * self.vocabulary.n_vocab).from_address(address)
-        return np.ctypeslib.as_array(buffer)
-
-    def sample(self, mask: Mask | None = None) -> int:
-        """Draw one token; `mask` first sets the logits of forbidden tokens to -inf, in place."""
-        if mask is not None:
-            mask(self.logits())
-        if self._chain is None:
-            return int(self.logits().argmax())
-        return int(self._lib.llama_sampler_sample(self._chain, self._context, -1))
+    def sample(self, rule: Rule | None = None) -> int:
+        """Draw one token, one that the rule allows."""
+        return self._sampler.draw(self._context, self._logits, -1, rule)
 
 
 def load_error(what: str, log: Log) -> EngineError:

@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, Any
 from moetool.engine.library import library
 from moetool.engine.memory import go_back
 from moetool.engine.model import INTERRUPTIBLE, Engine
-from moetool.engine.sampling import make_chain
+from moetool.engine.sampling import Logits, Rule, Sampler
 from moetool.errors import ContextFull, EngineError, Interrupted
 from moetool.settings import Sampling
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-    from moetool.engine.model import Mask
 
 _ABORTED = 2
 
@@ -50,6 +48,7 @@ class Slots:
             self._lib.llama_model_is_recurrent(model) or self._lib.llama_model_is_hybrid(model)
         )
         self.n_window = int(self._lib.llama_model_n_swa(model))
+        self.rows = Logits(self.context, self.vocabulary.n_vocab)
         self._abort = self._lib.ggml_abort_callback(lambda _data: is_cancelled())
         self._no_abort = self._lib.ggml_abort_callback(0)
         self.all = tuple(Slot(self, number) for number in range(settings.n_seq))
@@ -99,11 +98,7 @@ class Slots:
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """A row of the last batch's logits, [n_vocab]: a view to read and to write, valid until `decode`."""
-        import numpy as np  # while a model is loading
-
-        pointer = self._lib.llama_get_logits_ith(self.context, row)
-        buffer = (ctypes.c_float * self.vocabulary.n_vocab).from_address(ctypes.addressof(pointer.contents))
-        return np.ctypeslib.as_array(buffer)
+        return self.rows.row(row)
 
 
 class Slot:
@@ -113,12 +108,12 @@ class Slot:
         self._lib = library()
         self._slots = slots
         self._number = number
-        self._chain: Any = None
         self.pointer = ctypes.pointer(ctypes.c_int32(number))
         self.row = -1  # of its logits in the last batch; -1: none
         self.tokens: list[int] = []
         self.n_ctx = slots.n_ctx
         self.vocabulary = slots.vocabulary
+        self._sampler = Sampler(Sampling(temperature=0), slots.vocabulary.n_vocab)
 
     @property
     def n_past(self) -> int:
@@ -171,20 +166,14 @@ class Slot:
     def use_sampling(self, sampling: Sampling) -> None:
         """Set how tokens are drawn from now on; starts a new random sequence from its seed."""
         self.close()
-        self._chain = make_chain(sampling, self.vocabulary.n_vocab)
+        self._sampler = Sampler(sampling, self.vocabulary.n_vocab)
 
     def close(self) -> None:
         """Free the sampler."""
-        if self._chain is not None:
-            self._lib.llama_sampler_free(self._chain)
-            self._chain = None
+        self._sampler.close()
 
-    def sample(self, mask: Mask | None = None) -> int:
-        """Draw one token; `mask` first sets the logits of forbidden tokens to -inf, in place."""
+    def sample(self, rule: Rule | None = None) -> int:
+        """Draw one token, one that the rule allows."""
         if self.row < 0:
             raise ValueError("this slot was not in the last batch")
-        if mask is not None:
-            mask(self._slots.logits(self.row))
-        if self._chain is None:
-            return int(self._slots.logits(self.row).argmax())
-        return int(self._lib.llama_sampler_sample(self._chain, self._slots.context, self.row))
+        return self._sampler.draw(self._slots.context, self._slots.rows, self.row, rule)
