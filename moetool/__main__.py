@@ -18,13 +18,14 @@ def main() -> NoReturn:
     at_once = before if before is signal.SIG_IGN else signal.SIG_DFL
     signal.signal(signal.SIGINT, at_once)
     from moetool.cli.boundary import run_command_line
+    from moetool.cli.interrupt import set_ctrl_c
 
     signal.signal(signal.SIGINT, before)
     try:
         code = run_command_line(sys.argv[1:])
     except KeyboardInterrupt:  # a second one while we were leaving
         code = 130
-    signal.signal(signal.SIGINT, at_once)
+    set_ctrl_c(at_once)
     _leave(code)
 
 

@@ -3,10 +3,11 @@
     python scripts/check_interrupts.py [--times 100] [--seed 1] [--rows chat,piped] [--large MODEL.gguf]
 
 What must hold each time: no traceback; the terminal's modes as they were; nothing left on the disk but whole
-lines in moetool's own files. One answer ends with 130, or with 0 when it was done before, and under a schema
-prints all or nothing. A chat lives on (it answers, and Ctrl-D leaves with 0) or has left with 130: after two
-presses it must have left. Told apart: ended by the signal itself (-2, which a shell calls 130), which is
-while moetool is imported or after its last line, and Python's own traceback before moetool's first line.
+lines in moetool's own files. One answer ends with 130, or with 0 when it was done before; under a schema it
+prints nothing in the one case, and all in the other. A chat lives on (it answers, and Ctrl-D leaves with 0)
+or has left with 130: after two presses it must have left. Told apart: ended by the signal itself (-2, which a
+shell calls 130), which is while moetool is imported or after its last line, and Python's own traceback before
+moetool's first line.
 --large: a model that takes its time to load, pressed while it does.
 """
 
@@ -155,8 +156,9 @@ def interrupt_schema(home: Path, random_: random.Random) -> str:
     try:
         json.loads(out)
     except ValueError:
+        print(out)
         return "PRINTED ALTHOUGH BROKEN OFF"
-    return told if code == 0 else f"{told}, all printed before"
+    return told if code == 0 else f"PRINTED, AND {told}"
 
 
 def _piped(arguments: Sequence[str], home: Path, after_s: float, stdin: bytes) -> tuple[int, bytes, bytes]:

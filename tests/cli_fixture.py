@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -112,7 +113,11 @@ def moetool_here(
         for screen in (tables.console, tables.error_console):
             screen.cache_clear()
         capfd.readouterr()
-        code = run_command_line(arguments)
+        on_ctrl_c = signal.getsignal(signal.SIGINT)
+        try:
+            code = run_command_line(arguments)
+        finally:
+            signal.signal(signal.SIGINT, on_ctrl_c)
         return Done(code, *capfd.readouterr())
 
     return run

@@ -7,18 +7,19 @@ import json
 import os
 import signal
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
-from cli_fixture import Moetool, moetool
+from cli_fixture import Moetool, moetool, moetool_here
 from rich.console import Console
 
 from moetool.cli import boundary
 from moetool.cli.boundary import command_of, run_command_line, wants_json
 from moetool.engine.aborts import make_abort_error
 from moetool.render import progress, tables
+from moetool.render.plain import AnswerWriter
 
-__all__ = ["moetool"]  # fixtures
+__all__ = ["moetool", "moetool_here"]  # fixtures
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,26 @@ def test_ctrl_c_before_there_is_anything_to_tidy_up(
     assert shown.err == ("" if out else "error: Interrupted.\n")
     assert out in shown.out
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_after_a_whole_document_changes_nothing(
+    moetool_here: Moetool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, set_ctrl_c = AnswerWriter.end, boundary.set_ctrl_c
+
+    def end_and_press(writer: AnswerWriter) -> None:
+        end(writer)
+        signal.raise_signal(signal.SIGINT)
+
+    def press_and_set(handler: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        set_ctrl_c(handler)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(AnswerWriter, "end", end_and_press)
+    monkeypatch.setattr(boundary, "set_ctrl_c", press_and_set)
+    done = moetool_here("run", "demo", "Is Rome in Italy?", "--choice", "yes,no")
+    assert (done.code, done.out in {"yes\n", "no\n"}) == (0, True)
 
 
 def test_other_commands_have_something_to_tidy_up() -> None:

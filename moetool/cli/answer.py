@@ -96,6 +96,7 @@ def answer_request(
             from moetool.cli.one_shot import answer_once
 
             answer_once(engine, opened, plan, request, sampling, session)
+            ctrl_c.answer_is_out()
         else:
             from moetool.cli.chat import chat
 

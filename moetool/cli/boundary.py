@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import typer
 
+from moetool.cli.interrupt import set_ctrl_c
 from moetool.engine.aborts import when_llama_aborts
 from moetool.errors import Interrupted, MoetoolError, UsageError
 from moetool.render.plain import reset_terminal, show_error, use_plain_letters
@@ -130,7 +131,7 @@ def _leaving_at_once(arguments: Sequence[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        set_ctrl_c(before)
 
 
 def _leave(arguments: Sequence[str], error: MoetoolError) -> NoReturn:

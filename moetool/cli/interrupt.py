@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
+from typing import Any
 
 from moetool.errors import Interrupted
 from moetool.render.plain import reset_terminal
@@ -15,6 +16,12 @@ from moetool.render.plain import reset_terminal
 # that wait began (a quick second Ctrl-C), or to another thread, would be seen at the next key.
 _LOOK_AGAIN_S = 0.1
 _LOOK_EVERY_S = 0.5
+
+
+def set_ctrl_c(handler: Any) -> None:
+    """Let Ctrl-C do this, unless it shall change nothing any more."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, handler)
 
 
 class CtrlC:
@@ -28,6 +35,11 @@ class CtrlC:
     def __init__(self) -> None:
         self._n_pressed = 0
         self._raises = False
+
+    def answer_is_out(self) -> None:
+        """From now on, to the end of the process, it changes nothing: an answer that was printed whole does
+        not end with 130."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def pressed(self) -> bool:
         """Has it been pressed since the last `take`?"""
@@ -76,7 +88,7 @@ class CtrlC:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        set_ctrl_c(self._before)
         signal.set_wakeup_fd(self._wakeup_before)
         os.close(self._presses)
         os.close(self._pressing)
