@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 
 from moetool.assets import demo_model_path
+from moetool.cli.answer import grammar_maker
+from moetool.cli.task import Task
+from moetool.constrain import parse_grammar
+from moetool.engine.grammar import LlamaGrammar
 from moetool.engine.model import Engine
 from moetool.engine.sampling import likeliest, likeliest_allowed, likely_allowed
+from moetool.errors import ConstraintError, OutputInvalid
 from moetool.settings import Sampling, Settings
 
 
@@ -85,6 +90,31 @@ def test_likely_tokens_are_asked_for_one_by_one_unless_many_are_refused() -> Non
     assert (few.n_listed, few.n_asked) == (1, 9)
     assert likeliest_allowed(logits, most) == descending[1]
     assert likeliest_allowed(logits, few) == descending[1000]
+
+
+@pytest.mark.parametrize("text", ["-12.5", "0"])
+def test_llama_cpps_own_grammar_engine_allows_what_the_other_does(engine: Engine, text: str) -> None:
+    constraint, vocabulary = parse_grammar("number"), engine.vocabulary
+    theirs = LlamaGrammar(vocabulary, constraint.source)
+    ours = grammar_maker(engine, Task(constraint))()
+    assert ours is not None
+    start = theirs.copy()
+    for token in vocabulary.tokenize(text):
+        assert theirs.allowed().tolist() == ours.allowed().tolist()
+        assert theirs.is_complete() == ours.is_complete()
+        assert theirs.accepts(token)
+        for grammar in (ours, theirs):
+            grammar.commit(token)
+    assert theirs.is_complete()
+    assert theirs.closing(9) == b""
+    assert theirs.is_sentence(text.encode())
+    assert not theirs.is_sentence(b"1.")
+    assert not start.is_complete()
+    assert start.closing(9) is None
+    with pytest.raises(OutputInvalid):
+        start.commit(vocabulary.tokenize("x")[0])
+    with pytest.raises(ConstraintError, match="llama.cpp cannot read the grammar"):
+        LlamaGrammar(vocabulary, 'root ::= missing "a"')
 
 
 def test_equal_logits_go_by_number_and_the_end_of_a_vocabulary_counts() -> None:

@@ -16,11 +16,11 @@ from moetool.cli.on_full import OnFull
 from moetool.cli.opening import Opened, plan_for, read_this_machine
 from moetool.cli.task import Task, show_left_out
 from moetool.cli.think import Think
-from moetool.constrain import Constraint, Matcher, TokenTable, make_matcher, make_tokenizer
+from moetool.constrain import Constraint, TokenTable, make_matcher, make_tokenizer
 from moetool.engine.model import Engine
 from moetool.engine.threads import SharedCores
 from moetool.errors import ContextFull, UsageError
-from moetool.generate import Limits, Stats
+from moetool.generate import Grammar, Limits, Stats
 from moetool.machine.load import CoreWatch
 from moetool.plan import Plan, Wishes
 from moetool.render.plain import notice
@@ -163,15 +163,20 @@ def load_engine(opened: Opened, plan: Plan, is_cancelled: Callable[[], bool]) ->
         yield engine
 
 
-def matcher_maker(engine: Engine | Slots, constraint: Constraint | None) -> Callable[[], Matcher | None]:
-    """Makes matchers of a constraint over the loaded model's vocabulary, each at the start of an answer.
+def grammar_maker(engine: Engine | Slots, task: Task) -> Callable[[], Grammar | None]:
+    """Makes grammars of a task's constraint over the loaded model's vocabulary, each at the start of an
+    answer.
 
     The vocabulary is prepared (0.2 s for 150k tokens) and the grammar compiled (a millisecond) once, not for
     every retry, every answer of a chat or every prompt of a batch.
     """
+    vocabulary, constraint = engine.vocabulary, task.constraint
     if constraint is None:
         return lambda: None
-    vocabulary = engine.vocabulary
+    if task.by_llama:
+        from moetool.engine.grammar import LlamaGrammar
+
+        return LlamaGrammar(vocabulary, constraint.source).copy
     table = TokenTable(
         tokens=vocabulary.all_pieces(),
         special=vocabulary.special_tokens(),

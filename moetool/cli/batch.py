@@ -94,6 +94,7 @@ def _hash_settings(opened: Opened, wishes: Wishes, request: Request, sampling: S
             "sampling": asdict(sampling),
             "limits": asdict(request.limits),
             "constraint": [constraint.kind, constraint.source] if constraint else None,
+            "by_llama": task.by_llama,
             "judged": task.judge is not None,
             "retries": task.retries,
             "system": request.system,

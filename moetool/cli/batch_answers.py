@@ -11,7 +11,7 @@ from moetool.batch.jobs import Job
 from moetool.batch.prefix import SharedPrefix
 from moetool.batch.results import Answer
 from moetool.batch.side_by_side import answer_side_by_side
-from moetool.cli.answer import Request, matcher_maker, refuse_hopeless, template_of
+from moetool.cli.answer import Request, grammar_maker, refuse_hopeless, template_of
 from moetool.cli.opening import Opened
 from moetool.cli.task import problem_of
 from moetool.cli.thoughts import make_generation, wished
@@ -45,7 +45,7 @@ class BatchAnswers:
         self._request = request
         self._sampling = sampling
         self._template = template_of(opened, request)
-        self._make_matcher = matcher_maker(slots, request.constraint)
+        self._make_grammar = grammar_maker(slots, request.task)
         self._prefix = SharedPrefix(self._sample(jobs) if slots.can_rewind else ())
 
     def to(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Answer]]:
@@ -63,7 +63,7 @@ class BatchAnswers:
         prompt = self._prompt(tried.job)
         rest = self._prefix.enter(slot, self._slots.all, prompt.tokens)
         slot.use_sampling(replace(self._sampling, seed=self._seed(tried)))
-        return make_generation(slot, prompt, rest, self._request.limits, self._make_matcher())
+        return make_generation(slot, prompt, rest, self._request.limits, self._make_grammar())
 
     def _prompt(self, job: Job) -> Prompt:
         assert job.conversation is not None

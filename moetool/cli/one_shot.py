@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from moetool import report
-from moetool.cli.answer import Request, matcher_maker, stats_line, template_of
+from moetool.cli.answer import Request, grammar_maker, stats_line, template_of
 from moetool.cli.boundary import print_result
 from moetool.cli.fitted import FittedPrompt, Fitting, begin_with, let_shift, prompt_maker
 from moetool.cli.opening import Opened
@@ -119,7 +119,7 @@ def _attempts(
     engine: Engine, fitted: FittedPrompt, request: Request, sampling: Sampling, writer: AnswerWriter
 ) -> Iterator[_Attempt]:
     """Answers, each with a new seed, up to the first valid one or as many as may be tried; at least one."""
-    make_grammar = matcher_maker(engine, request.constraint)
+    make_grammar = grammar_maker(engine, request.task)
     for retry in range(request.task.retries + 1):
         seed = (sampling.seed + retry) % ((1 << 32) - 1)
         if retry:

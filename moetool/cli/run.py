@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,6 +47,13 @@ class SchemaMode(str, Enum):
     best_effort = "best-effort"
 
 
+class GrammarEngine(str, Enum):
+    """What keeps an answer inside its grammar."""
+
+    llguidance = "llguidance"
+    llama_cpp = "llama.cpp"
+
+
 PromptArg = Annotated[str | None, typer.Argument(help="The prompt; joined with --file and with piped input.")]
 
 
@@ -83,6 +91,10 @@ def run(
         str | None,
         typer.Option("--grammar", metavar="NAME|FILE", help="The answer follows this GBNF grammar."),
     ] = None,
+    grammar_engine: Annotated[
+        GrammarEngine,
+        typer.Option("--grammar-engine", help="llama.cpp: its own sampler, to compare with; GBNF only."),
+    ] = GrammarEngine.llguidance,
     regex: Annotated[str | None, typer.Option("--regex", help="The answer matches this expression.")] = None,
     choice: Annotated[
         str | None, typer.Option("--choice", metavar="A,B,…", help="The answer is one of these.")
@@ -171,7 +183,7 @@ def run(
         prompt=_joined_prompt(prompt, file) if batch is None else "",
         system=system,
         raw=raw,
-        task=_task(schema, schema_mode, grammar, regex, choice, retries),
+        task=_with_engine(_task(schema, schema_mode, grammar, regex, choice, retries), grammar_engine),
         limits=Limits(max_tokens, tuple(stop or ())),
         as_json=as_json,
         quiet=quiet,
@@ -297,6 +309,18 @@ def _task(
             raise UsageError("--schema-mode needs a schema", "add --schema, or drop it")
         return best_effort_task(schema, retries)
     return Task(_constraint(schema, grammar, regex, choice), retries=retries)
+
+
+def _with_engine(task: Task, engine: GrammarEngine) -> Task:
+    """The task, done by the engine that was asked for; UsageError where that cannot."""
+    if engine is GrammarEngine.llguidance:
+        return task
+    constraint = task.constraint
+    if constraint is None or constraint.kind != "grammar" or "::=" not in constraint.source:
+        raise UsageError(
+            "llama.cpp's own engine follows GBNF only", "give a --grammar, or drop --grammar-engine"
+        )
+    return replace(task, by_llama=True)
 
 
 def _constraint(

@@ -16,12 +16,14 @@ class Task:
 
     constraint: what is enforced while decoding, None for free text. judge: what checks the finished answer,
     None where decoding has enforced all of it. left_out: what of a schema only the judge enforces.
+    by_llama: llama.cpp's own sampler enforces the constraint, a GBNF grammar.
     """
 
     constraint: Constraint | None = None
     judge: Judge | None = None
     left_out: tuple[Refusal, ...] = ()
     retries: int = 0
+    by_llama: bool = False
 
 
 def best_effort_task(schema: str, retries: int) -> Task:

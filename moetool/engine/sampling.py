@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Where more than so many of the likeliest tokens count, or any may, a rule is asked for all that it allows.
 MOST_ASKED = 100
 # llama_token_data, llama.h
-_CANDIDATE = [("id", "i4"), ("logit", "f4"), ("p", "f4")]
+CANDIDATE = [("id", "i4"), ("logit", "f4"), ("p", "f4")]
 # So many likely tokens may be refused, and as many more as were allowed, before it is.
 _PATIENCE = 8
 # So many times the likeliest, where that alone counts: another look costs little.
@@ -91,7 +91,7 @@ class Sampler:
         """As llama_sampler_sample (llama-sampler.cpp), which takes all tokens as candidates."""
         import numpy as np
 
-        candidates = np.zeros(len(ids), dtype=_CANDIDATE)
+        candidates = np.zeros(len(ids), dtype=CANDIDATE)
         candidates["id"], candidates["logit"] = ids, logits[ids]
         data = ctypes.cast(candidates.ctypes.data, self._lib.llama_token_data_p)
         array = self._lib.llama_token_data_array(data, len(ids), -1, False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from moetool.cli.answer import Request, matcher_maker, stats_line
+from moetool.cli.answer import Request, grammar_maker, stats_line
 from moetool.cli.chat.knobs import Knobs
 from moetool.cli.fitted import FittedPrompt, Fitting, begin_with, let_shift, prompt_maker
 from moetool.cli.interrupt import CtrlC
@@ -55,7 +55,7 @@ class Talk:
         self.totals = Totals()
         self._n_left_out = 0
         self._request = request
-        self._make_grammar = matcher_maker(engine, request.constraint)
+        self._make_grammar = grammar_maker(engine, request.task)
         self._ctrl_c = ctrl_c
 
     def start(self, sampling: Sampling) -> None:
