@@ -103,6 +103,10 @@ def test_the_default_context_is_modest_and_more_than_trained_is_said() -> None:
     beyond = make_plan(DEMO, machine(8), Wishes(n_ctx=4096))
     assert beyond.settings.n_ctx == 4096
     assert "context-untrained" in codes(beyond)
+    table = make_anatomy(open_header(HEADERS.parent / "archs" / "gpt2-dense.hdr"))
+    assert make_plan(table, machine(8), Wishes()).settings.n_ctx == table.n_ctx_train == 256
+    with pytest.raises(UsageError, match="learned where 256 tokens stand"):
+        make_plan(table, machine(8), Wishes(n_ctx=257))
 
 
 def test_wishes_that_mean_nothing_are_refused() -> None:

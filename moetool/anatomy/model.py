@@ -93,6 +93,11 @@ class Anatomy:
         return 8 * self.weights_bytes / self.n_params if self.n_params else 0.0
 
     @property
+    def learns_positions(self) -> bool:
+        """Are positions looked up in a table of `n_ctx_train` rows? Beyond it llama.cpp aborts."""
+        return any(tensor.info.name == "position_embd.weight" for tensor in self.tensors)
+
+    @property
     def is_moe(self) -> bool:
         return self.n_layer_moe > 0
 

@@ -26,7 +26,6 @@ _UNLIKE = {
     "smallthinker": _SOME_UNROTATED,
     "smollm3": _SOME_UNROTATED,
 }
-_LEARNED = "position_embd.weight"
 
 
 def why_no_shift(header: Header, anatomy: Anatomy, settings: Settings) -> str:
@@ -43,7 +42,7 @@ def _why_no_rotation(header: Header, anatomy: Anatomy, settings: Settings) -> st
     """Why keys that are kept cannot be rotated to other positions."""
     if anatomy.n_positions > 1:
         return "its positions have more than one dimension"
-    if any(tensor.name == _LEARNED for tensor in header.tensors):
+    if anatomy.learns_positions:
         return "its positions are learned, one by one"
     if _scales_keys(header, anatomy.arch):
         return "its positions are stretched (YaRN), and llama.cpp would stretch its keys again"

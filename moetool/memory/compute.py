@@ -58,7 +58,7 @@ def _write(
     n_out = min(max(settings.n_outputs_max or tape.tokens, cells.n_seq), tape.tokens)
     x = _embedding(tape, anatomy, placement.cpu)
     inputs = make_inputs(tape, anatomy, shapes, settings, placement.cpu, n_out)
-    if any(t.info.name == "position_embd.weight" for t in anatomy.tensors):
+    if anatomy.learns_positions:
         x = tape.over(x, tape.rows(anatomy.n_embd, inputs.positions))
     hashed = _hashed_rows(tape, anatomy, shapes, placement.cpu)
     if anatomy.n_streams > 1:  # hyper-connections: each stream begins as a copy

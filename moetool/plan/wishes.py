@@ -101,6 +101,11 @@ def _context(anatomy: Anatomy, wishes: Wishes) -> tuple[int, tuple[Reason, ...]]
         why = f"the default, up to {trained} is trained" if n_ctx < trained else "all that is trained"
         return n_ctx, (Reason("context-default", f"context {n_ctx}: {why}"),)
     n_ctx = wishes.n_ctx or trained
+    if n_ctx > trained and anatomy.learns_positions:
+        raise UsageError(
+            f"--ctx {n_ctx}: this model has learned where {trained} tokens stand, and no more",
+            f"use --ctx {trained} or less",
+        )
     if n_ctx > trained:
         text = f"context {n_ctx} is more than the {trained} this model was trained with: expect it to drift"
         return n_ctx, (Reason("context-untrained", text),)
