@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import pytest
@@ -93,6 +94,14 @@ def test_a_prompt_that_cannot_fit_is_refused_before_it_is_cut_into_tokens(moetoo
     assert "more than" not in blank.err
 
 
+@pytest.fixture(autouse=True)
+def not_in_the_background() -> Iterator[None]:
+    """There a shell has Ctrl-C ignored, which is left so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Left(BaseException):
     """In the place of the end of the process."""
 
@@ -135,7 +144,6 @@ def test_ctrl_c_after_a_whole_document_changes_nothing(
 
 
 def test_other_commands_have_something_to_tidy_up() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), boundary._leaving_at_once(["pull", "org/repo"]):
         signal.raise_signal(signal.SIGINT)
 
