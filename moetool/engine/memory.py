@@ -98,6 +98,8 @@ class Memory:
 
     def next_mark(self, n_more: int) -> int:
         """How many of the next `n_more` tokens to decode before a checkpoint is due; 0: none is due."""
+        if not self._marks:  # as ever where no checkpoints are needed; here a token has only microseconds
+            return 0
         n_past = len(self.tokens)
         due = [at - n_past for at in self._marks if 0 < at - n_past < n_more]
         return min(due, default=0)
