@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from moetool.anatomy import Anatomy, Layer, RoledTensor, effective_size, state_bytes
 from moetool.batch.results import BatchDone
+from moetool.bench.compare import Comparison, Ratio
 from moetool.bench.report import Benchmark, Judged, row_fields
+from moetool.bench.tuning import Tuned
 from moetool.choice import Choice, Option
 from moetool.doctor import Doctor
 from moetool.engine.measured import BufferSize
@@ -311,6 +314,35 @@ def of_bench(benchmark: Benchmark, file_name: str = "") -> dict[str, Any]:
 
 def _of_judged(judged: Judged) -> dict[str, Any]:
     return {"point": dict(judged.point), "reference": judged.reference} | asdict(judged.quality)
+
+
+def of_comparison(found: Comparison) -> dict[str, Any]:
+    """What two benchmarks differ by; ratios are of the second to the first."""
+    return {
+        "pairs": [asdict(pair) | {"ratio": _of_ratio(pair.ratio)} for pair in found.pairs],
+        "prompt": _of_ratio(found.prompt),
+        "decode": _of_ratio(found.decode),
+        "differences": list(found.differences),
+        "rows_alone": found.n_alone,
+    }
+
+
+def _of_ratio(ratio: Ratio | None) -> dict[str, Any] | None:
+    return None if ratio is None else asdict(ratio) | {"verdict": ratio.verdict}
+
+
+def of_tuned(plan: Plan, tuned: Tuned) -> dict[str, Any]:
+    """What tuning has found: what to change of the plan, by how much faster a turn is then, all that was
+    tried, and the settings of the plan."""
+    return {
+        "changes": dict(tuned.point),
+        "gain": None if tuned.gain is None else asdict(tuned.gain),
+        "tried": [
+            {"changes": dict(point), "turn_s": seconds if math.isfinite(seconds) else None}
+            for point, seconds in tuned.tried
+        ],
+        "plan": asdict(plan.settings),
+    }
 
 
 def of_models(models: Sequence[Listed]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ LAYERS: dict[str, int] = {
     "speed": 3,
     "quality": 3,
     "kept_runs": 4,
+    "kept_tunings": 4,
     "plan": 4,
     "store": 5,
     "engine": 5,

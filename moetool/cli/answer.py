@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from moetool.cli.interrupt import CtrlC
 from moetool.cli.local_plan import refusal_of
 from moetool.cli.on_full import OnFull
-from moetool.cli.opening import Opened, plan_for, read_this_machine
+from moetool.cli.opening import Opened, read_this_machine
 from moetool.cli.task import Task, show_left_out
 from moetool.cli.think import Think
+from moetool.cli.tuned import tuned_plan
 from moetool.constrain import Constraint, TokenTable, make_matcher, make_tokenizer
 from moetool.engine.model import Engine
 from moetool.engine.threads import SharedCores
@@ -69,7 +70,7 @@ def answer_request(
     rpc: str | None = None,
 ) -> None:
     """Plan, load, and answer; or chat when there is no prompt."""
-    plan = plan_for(opened, read_this_machine(rpc=rpc), wishes)
+    plan = tuned_plan(opened, read_this_machine(rpc=rpc), wishes, is_quiet=request.quiet)
     require_fit(plan, opened.model.name)
     sampling = choose_sampling(opened, sampling_flags)
     require_chance(request.task, sampling)

@@ -70,6 +70,10 @@ def bench(
     header_only: Annotated[
         bool, typer.Option("--header-only", help="Make the weights up in memory: nothing is downloaded.")
     ] = False,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option("--compare", metavar="A.json B.json", help="Measure nothing: do two results differ?"),
+    ] = None,
     sweep: Annotated[
         list[str] | None,
         typer.Option(
@@ -151,6 +155,11 @@ def bench(
 
     moetool bench org/repo:Q4_K_M --header-only
     """
+    if compare is not None:
+        from moetool.cli.comparing import compare_files
+
+        compare_files(*compare, output.value)
+        return
     from moetool.bench.matrix import make_points
     from moetool.cli.measuring import Matrix
     from moetool.cli.sweeping import at_point, make_axes

@@ -124,7 +124,7 @@ def _leaving_at_once(arguments: Sequence[str]) -> Iterator[None]:
     an import above all.
     """
     before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN or command_of(arguments) not in {"run", "bench"}:
+    if before is signal.SIG_IGN or command_of(arguments) not in {"run", "bench", "tune"}:
         yield
         return
     signal.signal(signal.SIGINT, lambda *_: _leave(arguments, Interrupted("Interrupted")))
