@@ -10,6 +10,7 @@ from typing import Any
 from moetool.anatomy import Anatomy, Layer, RoledTensor, effective_size, state_bytes
 from moetool.batch.results import BatchDone
 from moetool.bench.compare import Comparison, Ratio
+from moetool.bench.constrained import ConstrainedRow
 from moetool.bench.report import Benchmark, Judged, row_fields
 from moetool.bench.tuning import Tuned
 from moetool.choice import Choice, Option
@@ -343,6 +344,11 @@ def of_tuned(plan: Plan, tuned: Tuned) -> dict[str, Any]:
         ],
         "plan": asdict(plan.settings),
     }
+
+
+def of_constrained(rows: Sequence[ConstrainedRow]) -> dict[str, Any]:
+    """Writing under schemas beside free text; `gain` is how many times as fast."""
+    return {"constrained": [asdict(row) | {"gain": row.gain} for row in rows]}
 
 
 def of_models(models: Sequence[Listed]) -> dict[str, Any]:

@@ -6,9 +6,10 @@
     scripts/check_header_only.py table header_only.jsonl
     scripts/check_header_only.py write headers/some-hybrid.gguf.hdr /tmp/some-hybrid.gguf      a file to check
 
-Each figure is a median over alternating pairs of processes, after one of each kind that does not count.
-`took` is the whole command by header alone with the tests that it chooses itself. With --parts it may use so
-much RAM only that it must extrapolate. Exits 1 where a target is missed.
+The file and what is made up of its header are both loaded, and measured in alternation; an error is the
+middle of those of the pairs. `took` is the whole command by header alone, with the tests that it chooses
+itself. With --parts two parts are made up, the larger of 0.4 of the file's size. Exits 1 where a target is
+missed.
 """
 
 from __future__ import annotations
@@ -22,75 +23,130 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moetool.anatomy import make_anatomy
+from moetool.anatomy import Anatomy, make_anatomy
+from moetool.bench.extrapolate import Line
+from moetool.bench.speed import SpeedTest, Stopwatch
+from moetool.cli.bench_rows import memory_use
+from moetool.cli.header_parts import size_for
+from moetool.cli.opening import Opened, open_model, plan_for, read_this_machine
+from moetool.engine.model import Engine
 from moetool.gguf import hollow_file, open_header, read_header
-from moetool.standin import make_tiles, tensor_pieces
+from moetool.plan import Wishes
+from moetool.standin import MemoryFile, choose_samples, first_layers, make_tiles, tensor_pieces
 
 # What may be off: decode, prompt, memory; and speed where it is extrapolated.
 DECODE, PROMPT, MEMORY, PARTS = 0.10, 0.15, 0.02, 0.15
-# Of the file's size: too little for it, enough for two parts.
-PARTS_RAM = 0.6
+# Of the file's size: the larger of two parts.
+PARTS_SHARE = 0.4
 
 Record = dict[str, Any]
 
 
-def measure(model: Path, pairs: int, tests: Sequence[str], home: Path, *, parts: bool) -> Record:
-    """Pairs of the file and of what is made up of its header."""
-    ram = ["--ram", str(int(PARTS_RAM * model.stat().st_size))] if parts else []
-    kinds = {"file": [], "header": ["--header-only", *ram]}
-    found: dict[str, list[Record]] = {"file": [], "header": []}
-    for number in range(pairs + 1):
-        for kind in kinds if number % 2 else reversed(kinds):
-            rows = bench(model, [*tests, *kinds[kind]], home)
-            if number:
-                found[kind].append(rows)
-    started = time.perf_counter()
-    bench(model, kinds["header"], home)
-    took_s = time.perf_counter() - started
-    return {"model": model.stem, "bytes": model.stat().st_size, "parts": parts, "took_s": took_s} | found
-
-
-def bench(model: Path, flags: Sequence[str], home: Path) -> Record:
-    command = [sys.executable, "-m", "moetool", "bench", str(model), *flags, "--output", "json"]
-    env = {**os.environ, "MOETOOL_HOME": str(home)}
-    done = subprocess.run(command, check=True, env=env, stdout=subprocess.PIPE)
-    prompt, decode = sorted(json.loads(done.stdout)["data"]["rows"], key=lambda row: row["n_gen"])
-    return {
-        "prompt": prompt["median_ts"],
-        "decode": decode["median_ts"],
-        "memory": decode["memory_bytes"],
-        "layers": decode.get("sampled_layers", ""),
+def measure(model: Path, home: Path, tests: Sequence[SpeedTest], pairs: int, *, parts: bool) -> Record:
+    """The file beside what is made up of its header, test by test in alternation."""
+    with ExitStack() as stack:
+        whole = open_model(str(model))
+        made = [whole.header]
+        if parts:
+            samples = choose_samples(whole.anatomy, int(PARTS_SHARE * whole.anatomy.weights_bytes))
+            assert samples is not None
+            made = [first_layers(whole.header, n) for n in (samples.small, samples.large)]
+        sides = [load(stack, whole, whole.model.paths[0])]
+        for header in made:
+            file = stack.enter_context(MemoryFile(header, whole.anatomy.n_vocab))
+            file.fill()
+            opened = Opened(whole.model, header, make_anatomy(header))
+            sides.append(load(stack, opened, file.path))
+        found = [alternate(sides, test, pairs) for test in tests]
+    took_s = time_command(model, home)
+    return {"model": model.stem, "bytes": model.stat().st_size, "parts": parts, "took_s": took_s} | {
+        "tests": found,
+        "memory": [side.memory_bytes for side in sides],
+        "layers": [side.anatomy.n_layer for side in sides],
     }
 
 
+@dataclass(frozen=True)
+class Side:
+    """A loaded model."""
+
+    engine: Engine
+    anatomy: Anatomy
+    memory_bytes: int
+
+
+def load(stack: ExitStack, opened: Opened, path: Path) -> Side:
+    plan = plan_for(opened, read_this_machine(), Wishes(n_ctx=1024))
+    engine = stack.enter_context(Engine([path], plan.settings, opened.anatomy.arch))
+    used = sum(use.measured_bytes for use in memory_use(plan, engine.buffers))
+    return Side(engine, opened.anatomy, used)
+
+
+def alternate(sides: Sequence[Side], test: SpeedTest, pairs: int) -> Record:
+    """Seconds of the test on each side, and what it grows with."""
+    watch = Stopwatch(1, warm_tokens=16)
+    seconds: list[list[float]] = []
+    for number in range(pairs + 1):
+        order = range(len(sides)) if number % 2 else reversed(range(len(sides)))
+        taken = {i: watch.measure(sides[i].engine, test).samples_ns[0] / 1e9 for i in order}
+        if number:
+            seconds.append([taken[i] for i in range(len(sides))])
+    return {
+        "name": test.name,
+        "n_tokens": test.n_tokens,
+        "sizes": [size_for(side.anatomy, test) for side in sides],
+        "seconds": seconds,
+    }
+
+
+def time_command(model: Path, home: Path) -> float:
+    """Seconds of the whole command, with the tests that it chooses itself."""
+    command = [sys.executable, "-m", "moetool", "bench", str(model), "--header-only", "--output", "json"]
+    started = time.perf_counter()
+    env = {**os.environ, "MOETOOL_HOME": str(home)}
+    subprocess.run(command, check=True, env=env, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+# --- the table ----------------------------------------------------------------------------------------------
+
+
 def show_table(path: Path) -> bool:
-    """A line for each model; whether all targets are met."""
+    """A line for each test of each model; whether all targets are met."""
     met = True
-    print(
-        f"{'model':35}GB  took s  decode tok/s: file  header   error   prompt: file  header   error  memory"
-    )
+    print(f"{'model':34}   GB  took s  memory  test    file tok/s  header   error (from – to)")
     for record in map(json.loads, path.read_text().splitlines()):
-        errors = {}
-        cells = ""
-        for what in ("decode", "prompt", "memory"):
-            of_file, of_header = (statistics.median(r[what] for r in record[k]) for k in ("file", "header"))
-            errors[what] = of_header / of_file - 1
-            shown = "" if what == "memory" else f"{of_file:10.2f} {of_header:9.2f}"
-            cells += f"{shown} {errors[what]:+7.1%}  "
-        limits = {"decode": DECODE, "prompt": PROMPT, "memory": MEMORY}
-        if record["parts"]:
-            limits = {"decode": PARTS, "prompt": PARTS, "memory": MEMORY}
-        missed = [what for what, limit in limits.items() if abs(errors[what]) > limit]
-        met = met and not missed
-        layers = record["header"][0]["layers"]
-        print(
-            f"{record['model'][:32]:32} {record['bytes'] / 1e9:5.1f} {record['took_s']:6.1f} {cells}"
-            f" {'MISSED ' + ', '.join(missed) if missed else 'met'} {layers}"
-        )
+        memory = 0.0 if record["parts"] else record["memory"][1] / record["memory"][0] - 1
+        layers = f"  layers {record['layers']}" if record["parts"] else ""
+        for at, test in enumerate(record["tests"]):
+            pairs = [(seconds[0], estimate(test, seconds)) for seconds in test["seconds"]]
+            errors = [of_file / ours - 1 for of_file, ours in pairs]
+            error = statistics.median(errors)
+            limit = PARTS if record["parts"] else PROMPT if test["name"].startswith("pp") else DECODE
+            is_met = abs(error) <= limit and abs(memory) <= MEMORY
+            met = met and is_met
+            rates = [test["n_tokens"] / statistics.median(side) for side in zip(*pairs, strict=True)]
+            size = f"{record['bytes'] / 1e9:4.1f} {record['took_s']:7.1f} {memory:+7.1%}"
+            head = "" if at else f"{record['model'][:34]:34} {size}"
+            spread = f"({min(errors):+.0%} – {max(errors):+.0%})"
+            print(
+                f"{head:55}  {test['name']:6} {rates[0]:11.2f} {rates[1]:7.2f} {error:+7.1%} {spread:15}"
+                f" {'met' if is_met else 'MISSED'}{layers if at == 0 else ''}"
+            )
     return met
+
+
+def estimate(test: Record, seconds: Sequence[float]) -> float:
+    """What is said of the file by what was made up: as measured, or on a line through two parts."""
+    if len(seconds) == 2:
+        return seconds[1]
+    whole, small, large = test["sizes"]
+    return Line((small, seconds[1]), (large, seconds[2])).at(whole)
 
 
 def write(header_path: Path, out: Path) -> None:
@@ -115,9 +171,10 @@ def main() -> int:
     measuring = commands.add_parser("measure")
     measuring.add_argument("models", type=Path, nargs="+")
     measuring.add_argument("--out", type=Path, required=True)
-    measuring.add_argument("--pairs", type=int, default=3)
+    measuring.add_argument("--pairs", type=int, default=5)
     measuring.add_argument("--parts", action="store_true")
-    measuring.add_argument("--tests", default="-p 128 -n 32 -r 3", help="flags of both sides")
+    measuring.add_argument("-p", type=int, default=128, help="tokens of the prompt")
+    measuring.add_argument("-n", type=int, default=32, help="tokens to decode")
     writing = commands.add_parser("write")
     writing.add_argument("header", type=Path)
     writing.add_argument("out", type=Path)
@@ -127,8 +184,10 @@ def main() -> int:
         write(args.header, args.out)
     elif args.command == "measure":
         with tempfile.TemporaryDirectory() as home:
+            os.environ["MOETOOL_HOME"] = home
             for model in args.models:
-                record = measure(model, args.pairs, args.tests.split(), Path(home), parts=args.parts)
+                tests = (SpeedTest(args.p, 0), SpeedTest(0, args.n))
+                record = measure(model.resolve(), Path(home), tests, args.pairs, parts=args.parts)
                 with args.out.open("a") as file:
                     file.write(json.dumps(record) + "\n")
     else:

@@ -276,3 +276,11 @@ def test_a_sweep_measures_what_can_be_and_says_what_cannot(moetool: Moetool) -> 
     assert row["memory"][0]["bytes"] > 8e6
     assert row["memory_bytes"] == pytest.approx(row["predicted_memory_bytes"], rel=0.1)
     assert row["load_s"] > 0
+
+
+def test_json_under_schemas_is_measured_beside_free_text(moetool_here: Moetool) -> None:
+    done = moetool_here("bench", "demo", "--constrained", "-r", "1", "-t", "1", "-o", "json")
+    rows = done.document["data"]["constrained"]
+    assert {row["schema"] for row in rows} >= {"summary", "order"}
+    assert all(row["gain"] > 0 and row["n_forced"] <= row["n_tokens"] for row in rows)
+    assert all(isinstance(json.loads(row["document"]), dict) for row in rows)

@@ -70,6 +70,9 @@ def bench(
     header_only: Annotated[
         bool, typer.Option("--header-only", help="Make the weights up in memory: nothing is downloaded.")
     ] = False,
+    constrained: Annotated[
+        bool, typer.Option("--constrained", help="Measure JSON under schemas beside free text instead.")
+    ] = False,
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option("--compare", metavar="A.json B.json", help="Measure nothing: do two results differ?"),
@@ -195,6 +198,11 @@ def bench(
         reserve=reserve,
     )
     wishes = at_point(make_wishes(flags), fixed)
+    if constrained:
+        from moetool.cli.constrained import measure_writing
+
+        measure_writing(model, wishes, repetitions or 3, rpc, output.value)
+        return
     points = make_points(axes, sweep_mode.value)
     matrix = Matrix(wishes, points, tests, repetitions or (2 if header_only else 5))
     asked = (text, ref, save_ref) if is_judged else None

@@ -105,8 +105,8 @@ def _extrapolated(
     small, large = pair
     test = small.samples.test
     times = [statistics.median(row.samples.samples_ns) for row in pair]
-    line = Line((_size(sizes[0], test), times[0]), (_size(sizes[1], test), times[1]))
-    size = _size(plan.anatomy, test)
+    line = Line((size_for(sizes[0], test), times[0]), (size_for(sizes[1], test), times[1]))
+    size = size_for(plan.anatomy, test)
     whole_ns = round(line.at(size))
     errors = [_spread(row.samples) for row in pair]
     share = line.error_at(size, *errors) / whole_ns if len(small.samples.samples_ns) > 1 else None
@@ -124,7 +124,7 @@ def _extrapolated(
     )
 
 
-def _size(anatomy: Anatomy, test: SpeedTest) -> float:
+def size_for(anatomy: Anatomy, test: SpeedTest) -> float:
     """What a test's time grows with: the bytes that a token reads, or the parameters that it passes."""
     return anatomy.bytes_per_token if test.n_gen else anatomy.n_params_active
 
