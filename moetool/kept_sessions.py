@@ -157,6 +157,45 @@ def _digest(file: int, n_bytes: int, on_bytes: OnBytes) -> str:
     return running.hexdigest() if at == n_bytes else ""
 
 
+@dataclass(frozen=True)
+class KeptSession:
+    """What is on this disk of a session. `model_name` and `n_tokens` are None without a state that can be
+    read; `is_chat`: with a conversation."""
+
+    name: str
+    model_name: str | None
+    n_tokens: int | None
+    is_chat: bool
+    n_bytes: int
+
+
+def list_sessions() -> tuple[KeptSession, ...]:
+    """The sessions on this disk, by name."""
+    folder = read_home() / "sessions"
+    names = {path.stem for path in folder.glob("*.state")} | {path.stem for path in folder.glob("*.json")}
+    return tuple(_listed(SessionFiles(name, folder)) for name in sorted(names) if _NAME.fullmatch(name))
+
+
+def _listed(files: SessionFiles) -> KeptSession:
+    about: Mapping[str, Any] = {}
+    with suppress(OSError, ValueError, SessionError), files.state.open("rb") as file:
+        about, _ = _read_about(file.fileno(), files)
+    n_bytes = 0
+    for path in (files.state, files.conversation):
+        with suppress(OSError):
+            n_bytes += path.stat().st_size
+    name, n_tokens, is_chat = about.get("model_name"), about.get("n_tokens"), files.conversation.exists()
+    return KeptSession(files.name, name, n_tokens, is_chat, n_bytes)
+
+
+def remove_session(files: SessionFiles) -> None:
+    """Delete what is kept of a session. SessionError while a chat has it open."""
+    with only_chat_of(files):
+        _clear_leftovers(files)
+        for path in (files.state, files.conversation, files.folder / f".{files.name}.lock"):
+            path.unlink(missing_ok=True)
+
+
 # -- writing -------------------------------------------------------------------------------------------------
 
 

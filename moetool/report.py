@@ -20,6 +20,7 @@ from moetool.engine.rpc_server import Lending
 from moetool.errors import MoetoolError
 from moetool.fitting import Listed, Offered
 from moetool.generate import Stats
+from moetool.kept_sessions import KeptSession
 from moetool.machine import Machine, to_json
 from moetool.memory import DeviceMemory, cache_sizes
 from moetool.plan import Alternative, Draft, Plan, Reason
@@ -371,6 +372,11 @@ def _of_listed(item: Listed) -> dict[str, Any]:
         "n_params_active": anatomy.n_params_active if anatomy else None,
         "fits": item.fits,
     }
+
+
+def of_sessions(kept: Sequence[KeptSession]) -> dict[str, Any]:
+    """What `run --session` has kept; model and tokens are null without a state that can be read."""
+    return {"sessions": [asdict(item) for item in kept]}
 
 
 def of_offered(offered: Sequence[Offered]) -> dict[str, Any]:

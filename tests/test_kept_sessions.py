@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_fixture import Moetool, moetool_here
 
 from moetool.errors import DiskFull, MoetoolError, SessionError, UsageError
 from moetool.identity import read_model_digest
 from moetool.kept_sessions import SessionFiles, find_session, keep_state, only_chat_of, open_state
+
+__all__ = ["moetool_here"]  # a fixture
 
 PAYLOAD = bytes(range(256)) * 40
 
@@ -257,3 +260,22 @@ def test_a_digest_tells_models_apart(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert read_model_digest([path]) == same
     os.truncate(path, path.stat().st_size + 32)
     assert read_model_digest([path]) != same
+
+
+def test_sessions_are_listed_and_removed(moetool_here: Moetool, tmp_path: Path) -> None:
+    home = {"MOETOOL_HOME": str(tmp_path / "home")}
+    folder = tmp_path / "home" / "sessions"
+    assert "No session is kept" in moetool_here("list", "--sessions", **home).out
+    assert moetool_here("run", "demo", "Hi", "--session", "one", "-q", **home).code == 0
+    (folder / "two.state").write_bytes(b"torn")
+    (folder / "two.json").write_text("{}")
+    one, two = moetool_here("list", "--sessions", "-o", "json", **home).document["data"]["sessions"]
+    assert (one["name"], one["model_name"], one["is_chat"]) == ("one", "demo", False)
+    assert one["n_tokens"] > 10
+    assert two == {"name": "two", "model_name": None, "n_tokens": None, "is_chat": True, "n_bytes": 6}
+    assert moetool_here("rm", "--session", "two", **home).code == 2  # nobody is there to be asked
+    with only_chat_of(SessionFiles("two", folder)):
+        assert moetool_here("rm", "--session", "two", "-y", **home).code == 1
+    assert moetool_here("rm", "--session", "two", "-y", **home).out == "Removed session two.\n"
+    assert moetool_here("rm", "--session", "two", "-y", **home).code == 5
+    assert {path.name for path in folder.iterdir()} == {"key", "one.state"}

@@ -23,14 +23,22 @@ def list_models() -> tuple[LocalModel, ...]:
 
 def list_command(
     verify: Annotated[bool, typer.Option("--verify", help="Hash every file again; takes a while.")] = False,
+    sessions: Annotated[
+        bool, typer.Option("--sessions", help="List what `run --session` has kept instead.")
+    ] = False,
     output: OutputOpt = Output.text,
 ) -> None:
     """List the models on this disk, whichever tool pulled them.
 
     moetool list --verify
+
+    moetool list --sessions
     """
     from moetool import report
 
+    if sessions:
+        _list_sessions(output, verify=verify)
+        return
     models = verified_models() if verify else list_models()
     listed = _listed(models)
     if output is Output.json:
@@ -41,6 +49,24 @@ def list_command(
     from moetool.render.models import show_models
 
     show_models(listed)
+
+
+def _list_sessions(output: Output, *, verify: bool) -> None:
+    from moetool import report
+    from moetool.errors import UsageError
+    from moetool.kept_sessions import list_sessions
+
+    if verify:
+        raise UsageError("--verify is for models", "a session is checked whenever it is used")
+    kept = list_sessions()
+    if output is Output.json:
+        from moetool.cli.boundary import print_result
+
+        print_result("list", report.of_sessions(kept))
+        return
+    from moetool.render.models import show_sessions
+
+    show_sessions(kept)
 
 
 def _listed(models: tuple[LocalModel, ...]) -> tuple[Listed, ...]:

@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moetool.cli.options import Output, OutputOpt
+from moetool.errors import UsageError
 
 if TYPE_CHECKING:
     from moetool.store import Removal
 
 
 def rm(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="org/repo[:QUANT], or its short name.")],
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="org/repo[:QUANT], or its short name.")
+    ] = None,
+    session: Annotated[
+        str | None, typer.Option("--session", metavar="NAME", help="Remove a session of `run` instead.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove it without being asked.")] = False,
     output: OutputOpt = Output.text,
 ) -> None:
@@ -22,9 +28,18 @@ def rm(
     Bytes that another revision uses stay. It says first what would go, and how much that frees.
 
     moetool rm org/repo:Q4_K_M
+
+    moetool rm --session NAME
     """
+    if session is not None:
+        _forget_session(model, session, output, unasked=yes)
+        return
+    if model is None:
+        raise UsageError("Nothing is named", "moetool list, or list --sessions, shows what there is")
+    from moetool.render.models import removal_phrase
+
     removal = _find(model, unasked=yes)
-    if not (yes or _agrees(removal, output)):
+    if not (yes or _agrees(removal_phrase(removal), output)):
         typer.echo("Nothing was removed.", err=True)
         return
     _remove(model, removal, unasked=yes)
@@ -44,7 +59,7 @@ def _find(text: str, *, unasked: bool) -> Removal:
 
     Nobody knows of which quant the leftovers of a repo are: they go for one's name only after asking.
     """
-    from moetool.errors import NotFound, UsageError
+    from moetool.errors import NotFound
     from moetool.names import parse_model_name, show_name
     from moetool.render.units import show_bytes
     from moetool.store import find_local, plan_leftovers, plan_removal, read_cache_dir
@@ -82,11 +97,33 @@ def _remove(text: str, removal: Removal, *, unasked: bool) -> None:
         remove(removal, cache_dir)
 
 
-def _agrees(removal: Removal, output: Output) -> bool:
+def _forget_session(model: str | None, name: str, output: Output, *, unasked: bool) -> None:
+    from moetool import report
+    from moetool.errors import NotFound
+    from moetool.kept_sessions import find_session, list_sessions, remove_session
+    from moetool.render.units import show_bytes
+
+    if model is not None:
+        raise UsageError("Either a model or a --session can be removed", "drop one of them")
+    files = find_session(name)
+    kept = next((item for item in list_sessions() if item.name == name), None)
+    if kept is None:
+        raise NotFound(f"There is no session {name}.", "moetool list --sessions shows what there is")
+    if not (unasked or _agrees(f"session {name}, {show_bytes(kept.n_bytes)}", output)):
+        typer.echo("Nothing was removed.", err=True)
+        return
+    remove_session(files)
+    if output is Output.json:
+        from moetool.cli.boundary import print_result
+
+        print_result("rm", report.of_sessions([kept]))
+        return
+    typer.echo(f"Removed session {name}.")
+
+
+def _agrees(what: str, output: Output) -> bool:
     from moetool.cli.remote_plan import is_interactive
-    from moetool.errors import UsageError
-    from moetool.render.models import removal_phrase
 
     if output is Output.json or not is_interactive():
         raise UsageError("There is nobody to ask whether it should really go.", "--yes removes it unasked.")
-    return typer.confirm(f"Remove {removal_phrase(removal)}?", default=False, err=True)
+    return typer.confirm(f"Remove {what}?", default=False, err=True)

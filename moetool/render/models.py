@@ -8,6 +8,7 @@ from rich.text import Text
 
 from moetool.anatomy import Anatomy
 from moetool.fitting import Listed, Offered, room_bytes
+from moetool.kept_sessions import KeptSession
 from moetool.machine import Machine
 from moetool.names import parse_sidecar
 from moetool.pulling import PullResult
@@ -39,6 +40,19 @@ def _parts(anatomy: Anatomy | None) -> tuple[str, str, str]:
         return "header unreadable", "?", "?"
     active = show_count(anatomy.n_params_active) if anatomy.is_moe else "all"
     return safe_line(anatomy.arch), show_count(anatomy.n_params), active
+
+
+def show_sessions(kept: Sequence[KeptSession]) -> None:
+    """What is kept of sessions."""
+    if not kept:
+        show(Text("No session is kept. One is made with: moetool run MODEL --session NAME"))
+        return
+    table = columns(("name", "model", "tokens", "size", "chat"), left={"name", "model", "chat"})
+    for item in kept:
+        model = safe_line(item.model_name) if item.model_name else "?"
+        tokens = "?" if item.n_tokens is None else str(item.n_tokens)
+        table.add_row(item.name, model, tokens, show_bytes(item.n_bytes), _MARKS[item.is_chat])
+    show(table)
 
 
 def show_offered(offered: Sequence[Offered], machine: Machine) -> None:
