@@ -86,6 +86,10 @@ def unknown_command(folder: Path) -> list[str]:
     return ["runn", "demo"]
 
 
+def no_number(folder: Path) -> list[str]:
+    return ["run", "demo", "Hello", "--top-p", "nan"]
+
+
 def bad_number(folder: Path) -> list[str]:
     return ["run", "demo", "Hello", "--ctx", "many"]
 
@@ -141,6 +145,7 @@ CASES: list[tuple[Make, int, str, str, str]] = [
     (unknown_option, 2, "usage", "--temprature", "--help"),
     (unknown_command, 2, "usage", "runn", "--help"),
     (bad_number, 2, "usage", "many", "8192"),
+    (no_number, 2, "usage", "--top-p cannot be nan", "number"),
     (bad_cache_type, 2, "usage", "q9_9", "q8_0"),
     (too_many_experts, 2, "usage", "8 experts", "1 to 8"),
     (schema_that_is_no_json, 2, "constraint", "not JSON", ""),

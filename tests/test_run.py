@@ -44,7 +44,11 @@ def test_argument_file_and_pipe_are_joined(moetool_here: Moetool, tmp_path: Path
     (tmp_path / "task.txt").write_text("Extract name, age and city as JSON:")
     piped = moetool_here("run", "demo", "-f", "task.txt", stdin="Ada Lovelace, 36, London.\n")
     assert json.loads(piped.out)["name"] == "Ada Lovelace"
+    assert piped.err == ""
     assert moetool_here("run", "demo", "-f", "-", stdin=ADA).out == piped.out
+    (tmp_path / "latin.txt").write_bytes("Grüße".encode("latin-1"))
+    told = moetool_here("run", "demo", "-f", "latin.txt", "-n", "1").err
+    assert told.startswith("latin.txt is not UTF-8 text at byte 2")
 
 
 def test_the_whole_prompt_may_come_through_a_pipe(moetool: Moetool) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -179,6 +181,15 @@ def run(
             is_fitted=on_full is not OnFull.refuse,
             as_json=as_json,
         )
+    given: dict[str, float | None] = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repeat_penalty": repeat_penalty,
+        "seed": seed,
+    }
+    _check_numbers(given)
     request = Request(
         prompt=_joined_prompt(prompt, file) if batch is None else "",
         system=system,
@@ -211,20 +222,19 @@ def run(
         reserve=reserve,
     )
     wishes = make_wishes(flags)
-    given = {
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repeat_penalty": repeat_penalty,
-        "seed": seed,
-    }
     if batch is not None:
         from moetool.cli.batch import Batch, answer_batch
 
         answer_batch(opened, wishes, request, given, rpc, Batch(batch, out, parallel))
     else:
         answer_request(opened, wishes, request, given, rpc)
+
+
+def _check_numbers(given: Mapping[str, float | None]) -> None:
+    """UsageError for what passes for a number, and is none."""
+    for name, value in given.items():
+        if value is not None and not math.isfinite(value):
+            raise UsageError(f"--{name.replace('_', '-')} cannot be {value}", "write a number")
 
 
 def _check_no_batch(out: Path | None, parallel: int | None) -> None:
@@ -275,15 +285,29 @@ def _joined_prompt(prompt: str | None, file: Path | None) -> str:
     if file is not None and not is_stdin:
         parts.append(_read_text(file))
     if is_stdin or not sys.stdin.isatty():
-        parts.append(sys.stdin.buffer.read().decode("utf-8", "replace"))
+        parts.append(_decoded(sys.stdin.buffer.read(), "The input"))
     return "\n\n".join(part.rstrip("\n") for part in parts if part and part.strip())
 
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return _decoded(path.read_bytes(), str(path))
     except OSError as error:
         raise NotFound(f"Cannot read {path}: {error.strerror}") from error
+
+
+def _decoded(data: bytes, what: str) -> str:
+    """A prompt's text; it is told where it is none, and stands as U+FFFD."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        from moetool.render.plain import notice
+
+        notice(
+            f"{what} is not UTF-8 text at byte {error.start}: the model gets \ufffd for what cannot be read."
+        )
+        text = data.decode("utf-8", "replace")
+    return text.replace("\r\n", "\n")
 
 
 def _task(
