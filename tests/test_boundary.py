@@ -55,6 +55,7 @@ def test_a_document_is_wanted_however_it_is_written(line: str, wanted: bool, com
             "moetool bench --help",
         ),
         ("plan demo extra", "One argument too many: extra.", "moetool plan --help"),
+        ("run demo hi there", "One argument too many: there.", "in quotes"),
         ("plan --ctx", "Option '--ctx' requires an argument.", "moetool plan --help"),
     ],
 )

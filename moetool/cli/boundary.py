@@ -194,6 +194,8 @@ def _usage(error: Exception, arguments: Sequence[str]) -> UsageError:
         message = re.sub(theirs, ours, message)
     context = getattr(error, "ctx", None)
     command = context.command_path if context else f"moetool {command_of(arguments)}".strip()
+    if message.startswith("One argument too many") and command.endswith("run"):
+        return UsageError(message, "a prompt of several words stands in quotes")
     return UsageError(message, f"{command} --help shows what there is, with examples")
 
 
