@@ -88,6 +88,7 @@ def test_a_hybrid_made_up_in_memory_decodes_and_leaves_no_file() -> None:
             engine.change_context(Settings(n_ctx=512, n_threads=1, type_k="q8_0"))
             engine.decode(list(range(100)))
             assert (engine.n_past, engine.n_ctx) == (100, 512)
+            assert engine.sample() == engine.logits().argmax()
             with pytest.raises(ValueError, match="loaded again"):
                 engine.change_context(Settings(n_ctx=512, repack=False))
     assert not path.exists()

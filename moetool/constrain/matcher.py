@@ -68,11 +68,8 @@ class Matcher:
         """
         import numpy as np
 
-        words = self.mask()
-        used = np.flatnonzero(words)  # few, mostly
-        bits = np.unpackbits(words[used].view(np.uint8), bitorder="little").reshape(-1, 32)
-        row, bit = np.nonzero(bits)
-        ids: NDArray[np.int64] = used[row] * 32 + bit
+        bits = np.unpackbits(self.mask().view(np.uint8), bitorder="little")
+        ids: NDArray[np.int64] = np.flatnonzero(bits.view(bool))
         if not ids.size:
             raise OutputInvalid("The grammar has come to where nothing can follow, not even an end.")
         return ids

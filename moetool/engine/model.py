@@ -59,15 +59,15 @@ class Engine:
             with captured_log() as log:
                 self._model = self._load(paths, arch, on_progress, log)
                 self._weights = parse_buffers(log.texts())
+            self.vocabulary = Vocabulary(self._lib.llama_model_get_vocab(self._model))
             self._stack.callback(self._free_context)
             self._use_context(settings)
         except BaseException:
             self.close()
             raise
         self.load_s = time.perf_counter() - started
-        self.vocabulary = Vocabulary(self._lib.llama_model_get_vocab(self._model))
-        self._logits = Logits(self._context, self.vocabulary.n_vocab)
-        self.use_sampling(Sampling(temperature=0))
+        self._sampler = Sampler(Sampling(temperature=0), self.vocabulary.n_vocab)
+        self._stack.callback(lambda: self._sampler.close())
         self._one = (ctypes.c_int32 * 1)()
         self._one_batch = self._lib.llama_batch_get_one(self._one, 1)
 
@@ -122,6 +122,7 @@ class Engine:
             self.buffers: tuple[BufferSize, ...] = (*self._weights, *parse_buffers(log.texts()))
         self._abort = self._held.keep(self._lib.ggml_abort_callback(lambda _data: self._is_cancelled()))
         self.memory = Memory(self._model, self._context)
+        self._logits = Logits(self._context, self.vocabulary.n_vocab)
         # llama.cpp pads the context to 256 cells and cuts the batch to the context that was asked for; a
         # larger batch than its own aborts the process.
         asked = settings.n_ctx if settings.kv_unified else settings.n_ctx_seq
@@ -259,8 +260,8 @@ class Engine:
 
     def use_sampling(self, sampling: Sampling) -> None:
         """Set how tokens are drawn from now on; starts a new random sequence from its seed."""
+        self._sampler.close()
         self._sampler = Sampler(sampling, self.vocabulary.n_vocab)
-        self._stack.callback(self._sampler.close)
 
     def logits(self) -> npt.NDArray[np.float32]:
         """The last token's logits, [n_vocab]: a view to read and to write, valid until `decode`."""
