@@ -96,6 +96,14 @@ def test_unequal_cards_get_unequal_shares_the_faster_first() -> None:
     assert (plan.speed.decode_tok_s or 0) > (equal.speed.decode_tok_s or 0)
 
 
+def test_cards_that_hold_nothing_are_not_opened() -> None:
+    # llama.cpp would keep buffers for computing on each, for which there is no room either.
+    wishes = replace(F16, vram=(Limit("", GIB // 64),), tensor_split=(1.0, 1.0))
+    plan = make_plan(MOE, machine(64, 12, 12), wishes)
+    assert plan.fits
+    assert (plan.settings.devices, plan.settings.tensor_split) == ((), ())
+
+
 def test_a_card_that_holds_everything_is_used_alone() -> None:
     plan = make_plan(MOE, machine(64, 8, 48), F16)
     assert plan.settings.devices == ("CUDA1",)

@@ -200,7 +200,9 @@ def settings_of(layout: Layout, moved: Moved, pieces: Pieces, wishes: Wishes, ba
     # A tensor on a device that llama.cpp was not told of would end the process.
     wanted = [o.device for o in wishes.tensor_overrides if o.device != layout.cpu]
     offered = dict.fromkeys((*layout.devices, *wanted))
-    used = tuple(d for d in offered if dealt.get(d) or d in wanted or wishes.tensor_split)
+    used = tuple(d for d in offered if dealt.get(d) or d in wanted)
+    if used and wishes.tensor_split:
+        used = tuple(offered)  # its shares are by position; with nothing to share, devices would only cost
     split = wishes.tensor_split or tuple(float(dealt.get(d, 0)) for d in used)
     return replace(
         base,
