@@ -95,7 +95,8 @@ def run_command(*arguments: str) -> tuple[str, str]:
 def run_commands(path: Path, anatomy: Anatomy) -> dict[str, str]:
     """`inspect` and `plan`, for people and as a document -> what is wrong with each ("": nothing)."""
     wrong = {}
-    for command, more in (("inspect", ("--layers",)), ("plan", ("--ctx", "4096"))):
+    n_ctx = min(4096, anatomy.n_ctx_train or 4096) if anatomy.learns_positions else 4096
+    for command, more in (("inspect", ("--layers",)), ("plan", ("--ctx", str(n_ctx)))):
         text, problem = run_command(command, str(path), *more)
         answer, document_problem = run_command(command, str(path), *more, "--output", "json")
         wrong[command] = problem or document_problem or ("" if text.strip() else "says nothing")
