@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_plan import DEMO, GIB, MOE, codes, header_named, machine, on
+from tiny_model import ARCHS
 
-from moetool.anatomy import Anatomy
+from moetool.anatomy import Anatomy, make_anatomy
 from moetool.errors import UsageError
+from moetool.gguf import open_header
 from moetool.machine import Device, Machine
 from moetool.memory import device_memory
 from moetool.plan import (
@@ -94,6 +96,22 @@ def test_unequal_cards_get_unequal_shares_the_faster_first() -> None:
     assert "the faster memory first" in text_of(plan, "split")
     equal = make_plan(MOE, here, replace(F16, tensor_split=(1.0, 1.0)))
     assert (plan.speed.decode_tok_s or 0) > (equal.speed.decode_tok_s or 0)
+
+
+def test_with_a_smaller_cache_what_computes_moves_too() -> None:
+    # More is missing in RAM than the cache takes; but half of it, and three layers, fit onto the card.
+    hybrid = make_anatomy(open_header(ARCHS / "kimi-linear-moe.hdr"))
+    card = 4 / 3 * 35_975_525 / GIB
+    wishes = Wishes(n_ctx=5000, n_seq=4, kv_unified=False, n_ubatch=1024, ram_bytes=12_651_605)
+    plan = make_plan(hybrid, machine(1, card), wishes)
+    assert plan.fits
+    assert plan.settings.type_k == "q8_0"
+
+
+def test_nothing_is_missing_where_nothing_lies() -> None:
+    budget = make_budget(machine(64, 1 / 64), Wishes(reserve_bytes=GIB))
+    assert budget.available["CUDA0"] < 0
+    assert budget.missing({"CUDA0": 0, "CPU": GIB}) == {}
 
 
 def test_cards_that_hold_nothing_are_not_opened() -> None:

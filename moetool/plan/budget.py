@@ -25,7 +25,8 @@ class Budget:
         needed = dict(used)
         shared = sum(n_bytes for name, n_bytes in used.items() if name in self.in_ram)
         needed[self.cpu] = used.get(self.cpu, 0) + shared
-        lacking = {name: n_bytes - self.available[name] for name, n_bytes in needed.items()}
+        # Nothing is there for nothing, also where less than nothing may be used.
+        lacking = {name: n_bytes - self.available[name] for name, n_bytes in needed.items() if n_bytes}
         return {name: n_bytes for name, n_bytes in lacking.items() if n_bytes > 0}
 
     def shortfalls(self, memory: Sequence[DeviceMemory]) -> dict[str, int]:

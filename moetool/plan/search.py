@@ -98,7 +98,9 @@ def _smaller(question: Question, base: Settings, found: Found) -> Iterator[Setti
     ubatches = [n for n in SMALL_UBATCHES if n < base.n_ubatch and not question.wishes.n_ubatch]
     quantized = with_kv(question.anatomy, question.wishes, base)
     saved = sum(row.kv_bytes for row in found.memory) if quantized else 0
-    saved += sum(row.compute_bytes for row in found.memory) if ubatches else 0
+    # With a smaller cache layers may move, and what is needed to compute with them.
+    moves = quantized and question.devices
+    saved += sum(row.compute_bytes for row in found.memory) if ubatches or moves else 0
     if found.lacking_bytes >= saved:
         return
     yield from (replace(base, n_ubatch=n) for n in ubatches)
