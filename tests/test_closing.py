@@ -10,7 +10,8 @@ import jsonschema
 import pytest
 
 from moetool.assets import demo_model_path
-from moetool.cli.answer import matcher_maker
+from moetool.cli.answer import grammar_maker
+from moetool.cli.task import Task
 from moetool.constrain import parse_schema
 from moetool.engine.model import Engine
 from moetool.generate import Generation, Limits, Stats
@@ -63,7 +64,7 @@ def test_an_answer_that_nothing_short_closes_is_not_whole(engine: Engine) -> Non
 def answer(engine: Engine, schema: Any, limit: int) -> tuple[str, Stats]:
     engine.use_sampling(Sampling(temperature=1.5, seed=limit))
     prompt = keep_prefix(engine, plain_tokens(engine.vocabulary, "Describe Ada as JSON:"))
-    matcher = matcher_maker(engine, parse_schema(json.dumps(schema)))()
+    matcher = grammar_maker(engine, Task(parse_schema(json.dumps(schema))))()
     generation = Generation(engine, prompt, Limits(limit), matcher)
     list(generation)
     assert generation.stats is not None

@@ -1,7 +1,7 @@
 """What a grammar costs, and gains: JSON under a schema beside as many tokens of free text, in alternation.
 
-Tokens that the schema leaves no choice of are decoded as one batch, which is the gain; masks and second draws
-are the cost.
+Tokens that the schema leaves no choice of are decoded as one batch, which is the gain; asking the grammar is
+the cost.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class _Timed:
         self._spent, self._is_choosing = 0.0, False
         self.engine.decode(tokens)
 
-    def sample(self, mask: Any = None) -> int:
+    def sample(self, rule: Any = None) -> int:
         self._is_choosing = True
-        return int(self._timed(self.engine.sample, mask))
+        return int(self._timed(self.engine.sample, rule and self.matcher))
 
     def _timed(self, call: Callable[..., Any], *arguments: Any) -> Any:
         started = time.perf_counter()
@@ -63,10 +63,8 @@ class _Timed:
         return self.engine.is_end(token)
 
     def __getattr__(self, name: str) -> Any:
-        """The matcher's methods; masks are timed as a part of `sample`."""
+        """The matcher's methods; what the engine asks of it is timed as a part of `sample`."""
         method = getattr(self.matcher, name)
-        if name == "apply_mask":
-            return method
         return lambda *arguments: self._timed(method, *arguments)
 
 
@@ -74,7 +72,7 @@ class _Timed:
 class ConstrainedRow:
     """One schema: tokens of the document and how many were forced, speeds without prompt and first token (the
     middle of all pairs), how many times as fast the document was in each pair, and the median time of one
-    choice outside of decoding, in microseconds: draw, check, mask, draw again, commit."""
+    choice outside of decoding, in microseconds: draw, check, mask, and committing what it forces."""
 
     schema: str
     is_structure: bool
