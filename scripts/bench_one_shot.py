@@ -91,6 +91,7 @@ def main() -> None:
         for number in range(options.rounds):
             for name in names[:: -1 if number % 2 else 1]:
                 runs[name].append(in_a_process(path, name, options))
+                print(path.stem, name, json.dumps(runs[name][-1]), file=sys.stderr, flush=True)
         base_s = statistics.median(run["total_s"] for run in runs["default"])
         for name, found in runs.items():
             medians = [statistics.median(run[part] for run in found) for part in PARTS]
