@@ -11,7 +11,7 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
-GIB = 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 # Beyond so many, names and colours no longer tell lines apart.
 MOST_LINES = 6
 
@@ -71,12 +71,11 @@ class StackChart:
 
 @dataclass(frozen=True)
 class Dot:
-    """One setting: where it stands, what is written beside it, and whether none beats it."""
+    """One setting: where it stands, and whether none beats it."""
 
     name: str
     x: float
     y: float
-    note: str
     is_front: bool
 
 
@@ -159,31 +158,41 @@ def _first_of_settings(rows: Sequence[Row]) -> list[Row]:
     return list(first.values())
 
 
+def _size_unit(most_bytes: float) -> tuple[int, str]:
+    """Small models would be nothing in GiB."""
+    return (GIB, "GiB") if most_bytes >= GIB / 2 else (MIB, "MiB")
+
+
 def _memory(rows: Sequence[Row]) -> list[Chart]:
     """A bar for each device of each setting, in the parts that llama.cpp made there."""
     settings = _first_of_settings(rows)
+    uses = [(row, use) for row in settings for use in row.get("memory") or () if use["bytes"]]
+    if not uses:
+        return []
+    size, unit = _size_unit(max(use["bytes"] for _, use in uses))
     stacks = []
-    for row in settings:
-        for use in row.get("memory") or ():
-            parts = {name: n / GIB for name, n in (use.get("parts") or {"all": use["bytes"]}).items() if n}
-            name = use["device"] if len(settings) < 2 else f"{use['device']} · {setting_name(row)}"
-            if parts:
-                stacks.append(Stack(name, parts))
-    return [StackChart("Memory", "GiB", tuple(stacks))] if stacks else []
+    for row, use in uses:
+        parts = use.get("parts") or {"all": use["bytes"]}
+        name = use["device"] if len(settings) < 2 else f"{use['device']} · {setting_name(row)}"
+        stacks.append(Stack(name, {part: n / size for part, n in parts.items() if n}))
+    return [StackChart("Memory", unit, tuple(stacks))]
 
 
 def _front(rows: Sequence[Row]) -> list[Chart]:
-    """Decode speed against memory: the settings that none beats are marked."""
+    """Speed against memory, and against divergence where it was measured: what none beats is marked."""
     rows = _generations(rows) or _prompts(rows)
     settings = _first_of_settings(rows)
     if len(settings) < 2:
         return []
-    dots = []
-    for row in settings:
-        divergence = row.get("kld_mean")
-        note = "" if divergence is None else f"KLD {divergence:.2g}"
-        gib = row["memory_bytes"] / GIB
-        dots.append(Dot(setting_name(row), gib, row["median_ts"], note, bool(row.get("pareto"))))
-    kind = test_name(settings[0])
-    quality = " (and divergence)" if any(dot.note for dot in dots) else ""
-    return [DotChart(f"Speed against memory{quality}", "GiB", f"{kind}, tokens/s", tuple(dots))]
+    size, unit = _size_unit(max(row["memory_bytes"] for row in settings))
+    speed = f"{test_name(settings[0])}, tokens/s"
+    dots = [_dot(row, row["memory_bytes"] / size) for row in settings]
+    charts: list[Chart] = [DotChart("Speed against memory", unit, speed, tuple(dots))]
+    if all(row.get("kld_mean") is not None for row in settings):
+        dots = [_dot(row, row["kld_mean"]) for row in settings]
+        charts.append(DotChart("Speed against divergence", "mean KLD, nats", speed, tuple(dots)))
+    return charts
+
+
+def _dot(row: Row, x: float) -> Dot:
+    return Dot(setting_name(row), x, row["median_ts"], bool(row.get("pareto")))

@@ -315,7 +315,12 @@ def of_bench(benchmark: Benchmark, file_name: str = "") -> dict[str, Any]:
 
 
 def _of_judged(judged: Judged) -> dict[str, Any]:
-    return {"point": dict(judged.point), "reference": judged.reference} | asdict(judged.quality)
+    about = {
+        "point": dict(judged.point),
+        "reference": judged.reference,
+        "estimated": judged.is_estimated,
+    }
+    return about | asdict(judged.quality)
 
 
 def of_comparison(found: Comparison) -> dict[str, Any]:

@@ -222,7 +222,7 @@ def test_a_sealed_lie_is_refused(what: str) -> None:
 def test_a_flat_model_stays_within_its_bytes() -> None:
     flat = np.zeros((40, N_VOCAB), np.float32)
     sketch = make_sketch(flat, np.zeros(40, np.int32), seed=1)
-    assert len(sketch.ids) <= 40 * 0.01 * N_VOCAB + 40
+    assert len(sketch.ids) <= 40 * 0.013 * N_VOCAB + 40
     assert sketch.compare(flat, np.zeros(40, np.int32)).kld == pytest.approx(0, abs=1e-6)
 
 

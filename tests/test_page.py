@@ -57,7 +57,13 @@ def make_document() -> dict[str, Any]:
     ]
     figure = {"value": 0.0123, "low": 0.011, "high": 0.014}
     kld = dict.fromkeys(("mean", "median", "p90", "p99", "p99_9", "same_top", "ppl_ratio"), figure)
-    judged = {"point": {"kv": "q8_0"}, "reference": NASTY, "ppl": figure, "kld": kld | {"max": 1.5}}
+    judged = {
+        "point": {"kv": "q8_0"},
+        "reference": NASTY,
+        "estimated": True,
+        "ppl": figure,
+        "kld": kld | {"max": 1.5},
+    }
     return {"rows": rows, "quality": [judged], "notes": [NASTY], "plan": None}
 
 
@@ -91,7 +97,8 @@ def test_charts_follow_from_the_rows() -> None:
         "Prompt speed over depth",
         "Decode speed over depth",
         "Memory",
-        "Speed against memory (and divergence)",
+        "Speed against memory",
+        "Speed against divergence",
     ]
     lines = charts[1]
     assert isinstance(lines, LineChart)
@@ -130,4 +137,4 @@ def test_a_browser_draws_it_without_a_complaint(tmp_path: Path) -> None:
         check=True,
     )
     assert "CONSOLE" not in done.stderr
-    assert done.stdout.count("<figure>") == 4
+    assert done.stdout.count("<figure>") == 5

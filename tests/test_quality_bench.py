@@ -55,6 +55,7 @@ def test_perplexity_is_llama_perplexitys_and_nothing_is_as_near_to_a_model_as_it
     # Of what was kept: the text comes from the file, and the estimate is nothing, too.
     done = moetool_here("bench", "demo", "-p", "0", "-n", "0", "--ref", "demo.ref", "-o", "json")
     [again] = done.document["data"]["quality"]
+    assert (judged["estimated"], again["estimated"]) == (False, True)
     assert again["ppl"] == judged["ppl"]
     assert again["kld"]["mean"]["value"] < 1e-6
     assert Path(tmp_path, "demo.ref").stat().st_size < 0.02 * 4 * (255 * 2 * (1536 + 4) + 4 * 512)

@@ -229,11 +229,13 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Judged:
-    """One setting's quality; `reference` names what it was held against, None where nothing was."""
+    """One setting's quality; `reference` names what it was held against, None where nothing was. Against kept
+    expectations divergence is estimated."""
 
     point: Mapping[str, str]
     quality: Quality
     reference: str | None
+    is_estimated: bool = False
 
 
 def quality_fields(judged: Judged) -> dict[str, float | None]:

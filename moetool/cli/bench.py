@@ -242,13 +242,15 @@ def _whole(
     from moetool.cli.opening import open_model
 
     opened = open_model(model)
-    benchmark = measure_all(opened, matrix, rpc) if matrix.tests else Benchmark(())
-    if asked is not None:
-        from moetool.cli.judging import Asked, judge_benchmark
+    path = str(opened.model.paths[0])
+    if asked is None:
+        return measure_all(opened, matrix, rpc), path
+    from moetool.cli.judging import Asked, check_asked, judge_benchmark
 
-        judged = Asked(*asked)
-        benchmark = judge_benchmark(opened, matrix.wishes, matrix.points, benchmark, judged, rpc)
-    return benchmark, str(opened.model.paths[0])
+    judged = Asked(*asked)
+    check_asked(judged, matrix.points)
+    benchmark = measure_all(opened, matrix, rpc) if matrix.tests else Benchmark(())
+    return judge_benchmark(opened, matrix.wishes, matrix.points, benchmark, judged, rpc), path
 
 
 def print_benchmark(benchmark: Benchmark, output: Format, file_name: str = "") -> None:

@@ -56,6 +56,21 @@ class Asked:
     save: Path | None = None
 
 
+def check_asked(asked: Asked, points: Sequence[Point]) -> None:
+    """What is wrong with the flags is to be said before anything is measured, which may take minutes."""
+    if asked.save is not None and len(points) > 1:
+        raise UsageError("--save-ref keeps what one setting expects", "leave --sweep and lists out")
+    if asked.save is not None:
+        _require_replaceable(asked.save)
+    if asked.text is not None:
+        read_text(asked.text)
+    if asked.reference is not None and not is_reference(Path(asked.reference)):
+        open_model(asked.reference)
+    elif asked.reference is not None:
+        with Path(asked.reference).open("rb") as stream:
+            KeptReference(stream)
+
+
 def judge_benchmark(
     opened: Opened,
     wishes: Wishes,
@@ -79,8 +94,6 @@ def judge_all(
 ) -> tuple[tuple[Judged, ...], Plan]:
     """Read the text under every setting; returns the plan of the first as well. Of several settings without a
     reference the first is the others'."""
-    if asked.save is not None and len(points) > 1:
-        raise UsageError("--save-ref keeps what one setting expects", "leave --sweep and lists out")
     is_base = asked.reference is None and len(points) > 1
     with CtrlC() as ctrl_c:
         judge = _Judge(opened, read_this_machine(rpc=rpc), wishes, asked, ctrl_c.pressed)
@@ -143,7 +156,8 @@ class _Judge:
         plan = self._plan(self.opened, wishes, kept.chunks.n_ctx if kept else None)
         with load_engine(self.opened, plan, self.is_cancelled) as engine:
             chunks = self._chunks(engine, kept)
-            return Judged(point, self._read(engine, chunks, kept, self.asked.save), name)
+            quality = self._read(engine, chunks, kept, self.asked.save)
+            return Judged(point, quality, name, is_estimated=kept is not None)
 
     # -- a model as the reference --------------------------------------------------------------------
 
@@ -271,12 +285,18 @@ def read_text(path: Path) -> str:
     return text.removesuffix("\n")
 
 
-@contextmanager
-def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name when the block has ended well, and not before. What is there already
-    is replaced only if it is of the same kind."""
+def _require_replaceable(path: Path) -> None:
+    """UsageError where something else would be lost, or nothing can be written."""
     if path.exists() and not is_reference(path):
         raise UsageError(f"{path} is there already, and is no reference", "give --save-ref another name")
+    if not path.parent.is_dir():
+        raise UsageError(f"There is no folder {path.parent}", "give --save-ref another place")
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears under its name when the block has ended well, and not before."""
+    _require_replaceable(path)
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
             try:

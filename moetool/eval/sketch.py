@@ -10,7 +10,7 @@ with P and Q the shares of the tail and p', q' the distributions within it. Only
 leaving it out, as top-k files do, loses 10 to 30 % of the divergence of a quantization. Since p' and q' both
 sum to 1, λ (q'/p' - 1) may be added to each of its terms, which changes nothing but what they scatter: of a
 close model they become tiny with λ = 1. λ follows how far apart the certain tokens are, which no chance
-decides.
+decides, and so does what is put in place of terms that were not drawn.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from moetool.eval.logits import Compared, Floats, Logits, Tokens, log_sums, part
 _STEPS = 2048.0
 _MOST_STEPS = (1 << 16) - 1
 # 1 / t by the size of the vocabulary: where it is large there is room for more.
-_LEAST_TOKENS, _MOST_TOKENS, _VOCABULARY_SHARE = 128, 1024, 1 / 12
-# Kept tokens at most, by the size of the vocabulary: four bytes of each are 2 % of llama-perplexity's file.
-_BUDGET_SHARE = 0.01
+_LEAST_TOKENS, _MOST_TOKENS, _VOCABULARY_SHARE = 256, 1024, 1 / 12
+# Kept tokens at most, on average, by the size of the vocabulary: packed they are less than 2 % of
+# llama-perplexity's file, which has two bytes for each token of the vocabulary.
+_BUDGET_SHARE = 0.013
 
 Steps = npt.NDArray[np.uint16]
 
@@ -101,7 +102,9 @@ def _estimate(
     within = apart - tails_apart[row_of]
     with np.errstate(over="ignore"):
         term = within + mixing[row_of] * np.expm1(np.minimum(-within, 700.0))
-    found: Floats = sure + lumped + total(weights * term)
+    # About what a term should be: where no token of a tail was drawn, this stands for it.
+    usual = np.minimum(variance, 1.0) / 2
+    found: Floats = sure + lumped + share * usual + total(weights * (term - usual[row_of]))
     return found
 
 
@@ -113,7 +116,7 @@ def make_sketch(logits: Logits, targets: Tokens, seed: int) -> Sketch:
         sketch = _make(logits, targets, int(np.log(kept) * _STEPS), seed)
         if len(sketch.ids) <= max(4.0, _BUDGET_SHARE * n_vocab) * len(logits) or kept < 8:
             return sketch
-        kept /= 2
+        kept *= 0.8
 
 
 def _make(logits: Logits, targets: Tokens, limit: int, seed: int) -> Sketch:

@@ -151,7 +151,8 @@ def _quality_table(judged: Sequence[Mapping[str, Any]]) -> Html:
 def _quality_cells(one: Mapping[str, Any]) -> tuple[str, ...]:
     ppl, kld = one["ppl"], one["kld"]
     setting = setting_name(one) if one.get("point") else ""
-    first = (setting, one["reference"] or "", f"{ppl['value']:.4f}", _range(ppl["low"], ppl["high"]))
+    against = (one["reference"] or "") + (" (estimated)" if one["estimated"] else "")
+    first = (setting, against, f"{ppl['value']:.4f}", _range(ppl["low"], ppl["high"]))
     if kld is None:
         return (*first, *[""] * 6)
     return (

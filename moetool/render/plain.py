@@ -25,7 +25,8 @@ _HARMLESS = dict.fromkeys(_CONTROLS | _BIDI | _HALVES, "\N{REPLACEMENT CHARACTER
 
 # What tables and sentences use besides ASCII, for terminals and files that have no more than that.
 _PLAIN = {"–": "-", "—": "-", "×": "x", "·": "*", "▸": ">", "…": "...", "√": "sqrt", "±": "+/-", "↑": "^"}
-_PLAIN |= dict.fromkeys("█▉▊▋▌▍", "#") | dict.fromkeys("▎▏", "|") | {"░": "."}
+_PLAIN |= dict.fromkeys("█▉▊▋▌▍", "#") | dict.fromkeys("▎▏│", "|") | {"░": "."}
+_PLAIN |= {"▒": ":", "▓": "=", "▚": "%", "▞": "/", "└": "+", "─": "-"}
 
 
 def use_plain_letters() -> None:

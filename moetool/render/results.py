@@ -47,7 +47,16 @@ def show_judged(benchmark: Benchmark) -> None:
         filled_columns(heads, rows, left={"setting", "against"}),
         Text(),
         Text(f"{said} intervals over chunks"),
+        *_estimated(benchmark),
     )
+
+
+def _estimated(benchmark: Benchmark) -> list[Text]:
+    if not any(judged.is_estimated for judged in benchmark.judged):
+        return []
+    return [
+        Text("Divergence is estimated from what was kept: the mean without bias, the median a little low")
+    ]
 
 
 def _cells(judged: Judged) -> tuple[str, ...]:

@@ -168,13 +168,10 @@ def _dots(chart: DotChart) -> Html:
     for at, dot in enumerate(chart.dots, 1):
         x, y = plane.x(dot.x), plane.y(dot.y)
         kind = "dot front" if dot.is_front else "dot"
-        said = f"{dot.name}{' · ' + dot.note if dot.note else ''}"
         circle = tag("circle", cx=x, cy=y, r=9, class_=kind)
-        drawn.append(tag("g", tag("title", said), circle, _word(x, y + 4, str(at), "middle", kind)))
-        figures = f"{number(dot.y)} tokens/s, {number(dot.x)} GiB{', ' + dot.note if dot.note else ''}"
-        names.append(
-            tag("li", dot.name, tag("small", f" {figures}"), class_="front" if dot.is_front else None)
-        )
+        drawn.append(tag("g", tag("title", dot.name), circle, _word(x, y + 4, str(at), "middle", kind)))
+        figures = tag("small", f" {number(dot.y)} at {number(dot.x)} {chart.x}")
+        names.append(tag("li", dot.name, figures, class_="front" if dot.is_front else None))
     front = [tag("p", "Filled: no other is as fast, as small and as true, and better in one.", class_="unit")]
     some = front if any(dot.is_front for dot in chart.dots) else []
     return together(plane.picture(chart.x, chart.y, *drawn), *some, tag("ol", *names))

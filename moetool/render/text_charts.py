@@ -88,8 +88,5 @@ def _dots(chart: DotChart) -> list[str]:
     found.append(f"  {'':>{left}} └{'─' * _DOTS} {number(most_x)}")
     for at, dot in enumerate(chart.dots, 1):
         mark = "▸" if dot.is_front else " "
-        note = f", {dot.note}" if dot.note else ""
-        found.append(
-            f" {mark}{at:>2} {safe_line(dot.name)}: {number(dot.y)} at {number(dot.x)} {chart.x}{note}"
-        )
+        found.append(f" {mark}{at:>2} {safe_line(dot.name)}: {number(dot.y)} at {number(dot.x)} {chart.x}")
     return found
