@@ -262,9 +262,9 @@ def test_meters_are_whole_packages_that_may_be_read(tmp_path: Path) -> None:
 # --- the command --------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_measures_what_can_be_and_says_what_cannot(moetool: Moetool) -> None:
+def test_a_sweep_measures_what_can_be_and_says_what_cannot(moetool_here: Moetool) -> None:
     flags = ("-p", "8", "-n", "2", "-r", "1", "-t", "1", "-ub", "4,8", "--sweep", "experts=1,999")
-    done = moetool("bench", "demo", *flags, "-o", "json")
+    done = moetool_here("bench", "demo", *flags, "-o", "json")
     assert done.code == 0
     data = done.document["data"]
     told = [

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import gguf
+import jsonschema
 import numpy as np
 import pytest
 from cli_fixture import Moetool
 from gguf.quants import dequantize
+from hub_fixture import HubWorld
 
 from moetool.anatomy import make_anatomy
+from moetool.assets import demo_model_path
 from moetool.bench.extrapolate import Line
 from moetool.engine.dry_run import dry_run
 from moetool.engine.model import Engine
@@ -23,6 +27,7 @@ from moetool.standin.blocks import SIGMA, make_tile
 from moetool.standin.weights import constant_of, make_tiles, tensor_pieces
 
 DATA = Path(__file__).parent / "data"
+SCHEMA = json.loads((Path(__file__).parent.parent / "moetool/data/bench.schema.json").read_text())
 # Whole numbers, what only intermediate results are stored in, and what the gguf package cannot read.
 UNREAD = {"I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K", "Q1_0", "Q2_0"}
 
@@ -141,16 +146,34 @@ def test_a_line_through_two_parts_and_how_far_off_it_may_be() -> None:
     assert Line((10, 25.0), (20, 24.0)).at(60) == 24.0  # noise is no speed-up
 
 
-def test_the_whole_and_its_parts_are_measured_by_header_alone(moetool: Moetool) -> None:
+def test_the_whole_and_its_parts_are_measured_by_header_alone(moetool_here: Moetool) -> None:
     flags = ("bench", "demo", "--header-only", "-p", "32", "-n", "4", "-r", "2", "-t", "1", "-o", "json")
-    whole = moetool(*flags).document["data"]
-    parts = moetool(*flags, "--ram", "7600k").document["data"]
+    whole = moetool_here(*flags).document["data"]
+    parts = moetool_here(*flags, "--ram", "7600k").document["data"]
     for data in (whole, parts):
         prompt, decode = data["rows"]
         assert (prompt["n_prompt"], decode["n_gen"], prompt["model_filename"]) == (32, 4, "demo")
         assert prompt["avg_ts"] > 0
         assert prompt["memory_bytes"] == pytest.approx(prompt["predicted_memory_bytes"], rel=0.1)
         assert any("made up" in note for note in data["notes"])
+        jsonschema.validate(data, SCHEMA)
     assert parts["rows"][0]["sampled_layers"] == "1, 3 of 4"
     assert parts["rows"][0]["model_size"] == whole["rows"][0]["model_size"]
     assert parts["rows"][0]["memory_bytes"] == pytest.approx(whole["rows"][0]["memory_bytes"], rel=0.02)
+
+
+def test_a_quant_on_the_hub_is_measured_without_a_weight_of_it_here(
+    moetool_here: Moetool, world: HubWorld
+) -> None:
+    data = demo_model_path().read_bytes()
+    world.server.put("org/demo-GGUF", {"demo-Q8_0.gguf": data})
+    flags = ("--header-only", "-p", "16", "-n", "2", "-r", "1", "-t", "1", "-o", "json")
+    done = moetool_here("bench", "org/demo-GGUF:Q8_0", *flags, HF_ENDPOINT=world.server.url)
+    assert done.code == 0, done.err
+    prompt, decode = done.document["data"]["rows"]
+    assert (prompt["model_filename"], decode["n_gen"]) == ("org/demo-GGUF:Q8_0", 2)
+    assert prompt["avg_ts"] > 0
+    assert any("would be downloaded" in note for note in done.document["data"]["notes"])
+    assert not world.final_files()
+    # Without a quant, that is the question; a file that is only a header will do as well.
+    assert moetool_here("bench", "org/none-GGUF:Q8_0", *flags, HF_ENDPOINT=world.server.url).code == 5

@@ -170,7 +170,7 @@ def _llama_bench_fields(row: BenchRow) -> dict[str, Any]:
         **_UNTOUCHED,
         "repack": settings.repack,
         "fit_target": 0,
-        "fit_min_ctx": 4096,
+        "fit_min_ctx": 0,
         "n_prompt": samples.test.n_prompt,
         "n_gen": samples.test.n_gen,
         "n_depth": samples.test.n_depth,

@@ -75,8 +75,8 @@ def find_header(name: str, machine: Machine) -> HeaderOf:
     the one that is named, else the one to choose for this machine."""
     from moetool.cli.remote_plan import remote_name
 
-    if Path(name).is_file():
-        return HeaderOf(name, open_header(name))
+    if Path(name).is_file() and (header := open_header(name)).split is None:
+        return HeaderOf(name, header)
     remote = remote_name(name)
     if remote is not None:
         return _remote_header(remote, machine)

@@ -58,8 +58,8 @@ def measure_parts(found: HeaderOf, machine: Machine, matrix: Matrix) -> Benchmar
         for pair in _pairs(plan, *measured)
     ]
     told = (
-        f"{found.name} is larger than the RAM: its first {samples.small} and {samples.large} of "
-        f"{base.anatomy.n_layer} layers were made up and measured, the rest is a straight line through both"
+        f"There is no room in RAM to make {found.name} up whole: its first {samples.small} and "
+        f"{samples.large} of {base.anatomy.n_layer} layers were measured, the rest is a straight line"
         f"{_error_phrase(rows)}."
     )
     does_not = () if base.fits else (f"{found.name} does not fit into this machine's memory as planned.",)
@@ -70,7 +70,8 @@ def _choose(found: HeaderOf, plan: Plan, machine: Machine) -> Samples:
     homes = make_placement(plan.anatomy, plan.settings, machine.devices)
     if len({*homes.layers}) > 1 or plan.n_layers_experts_in_ram:
         raise DoesNotFit(
-            f"{found.name} is larger than the RAM and would lie in several places: parts cannot stand for it",
+            f"{found.name} cannot be made up whole in RAM, and parts do not stand for it: it would lie in "
+            "several places",
             "-ngl 0 tells how fast it would be in RAM alone",
         )
     weights = plan.anatomy.weights_bytes

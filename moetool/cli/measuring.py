@@ -141,22 +141,24 @@ def by_load(settings: Sequence[Setting]) -> list[list[Setting]]:
 def measure_settings(
     opened: Opened, subject: Subject, settings: Sequence[Setting], matrix: Matrix
 ) -> tuple[list[BenchRow], list[str]]:
-    """Rows of all tests under all settings, and a sentence for each group of settings that llama.cpp could
-    not load. EngineError when it could load none."""
+    """Rows of all tests under all settings, and a sentence for each setting that llama.cpp could not load.
+    EngineError when it could load none."""
     total_s = sum(run_s(s.plan, test) for s in settings for test in matrix.tests) * (matrix.repetitions + 1)
     rows: list[BenchRow] = []
     notes: list[str] = []
     with CtrlC() as ctrl_c, work_progress("Measuring", total_s) as on_seconds:
         session = _Session(opened, subject, matrix, ctrl_c.pressed, on_seconds)
-        for group in by_load(settings):
+        groups = by_load(settings)
+        for group in groups:
             try:
-                rows += session.measure_group(group)
+                for row in session.measure_group(group):
+                    rows.append(row)  # one by one: what was measured before an error stays
             except EngineError as error:
-                if len(settings) == len(group):
+                if not rows and group is groups[-1]:
                     raise
-                notes.append(f"Not measured, {show_point(group[0].point)}: {error.message}")
-    if not rows:
-        raise EngineError("Nothing could be measured", "; ".join(notes))
+                done = {id(row.settings) for row in rows}
+                left = [setting for setting in group if id(setting.plan.settings) not in done]
+                notes += [f"Not measured, {show_point(s.point)}: {error.message}" for s in left]
     return rows, notes
 
 
@@ -170,14 +172,17 @@ class _Session:
     is_cancelled: Callable[[], bool]
     on_seconds: Callable[[float], None]
 
-    def measure_group(self, group: Sequence[Setting]) -> list[BenchRow]:
+    def measure_group(self, group: Sequence[Setting]) -> Iterator[BenchRow]:
         """All tests of the settings that share a load."""
         with self._loaded(group[0].plan) as (engine, load):
             if not load.is_cold:
-                return [row for setting in group for row in self._measure(engine, setting, (load,))]
+                for setting in group:
+                    yield from self._measure(engine, setting, (load,))
+                return
         # Once more, from memory now.
         with self._loaded(group[0].plan) as (engine, warm):
-            return [row for setting in group for row in self._measure(engine, setting, (load, warm))]
+            for setting in group:
+                yield from self._measure(engine, setting, (load, warm))
 
     @contextmanager
     def _loaded(self, plan: Plan) -> Iterator[tuple[Engine, LoadTime]]:
