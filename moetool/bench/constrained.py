@@ -1,7 +1,7 @@
 """What a grammar costs, and gains: JSON under a schema beside as many tokens of free text, in alternation.
 
-Tokens that the schema leaves no choice of are decoded as one batch, which is the gain; asking the grammar is
-the cost.
+Tokens that the schema leaves no choice of are decoded as one batch, which is the gain; masks and second draws
+are the cost.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from moetool.constrain import Constraint, parse_schema
-from moetool.generate import Decoder, Generation, Grammar, Limits, Stats
+from moetool.generate import Decoder, Generation, Grammar, Limits, Rule, Stats
 
 # Free text of the first pair is this long; later ones are as long as the document.
 _FREE_TOKENS = 64
@@ -27,34 +27,25 @@ class Writer(Decoder, Protocol):
 
 
 class _Timed:
-    """An engine and a matcher as a generation sees them, with the time that choosing a token takes."""
+    """An engine and a grammar as a generation sees them, with the time that each choice takes."""
 
-    def __init__(self, engine: Writer, matcher: Any) -> None:
-        self.engine, self.matcher = engine, matcher
+    def __init__(self, engine: Writer, grammar: Grammar) -> None:
+        self.engine, self.grammar = engine, grammar
         self.n_ctx = engine.n_ctx
         self.choices_us: list[float] = []
-        self._spent = 0.0
-        self._is_choosing = False
 
     @property
     def n_past(self) -> int:
         return self.engine.n_past
 
     def decode(self, tokens: Sequence[int]) -> None:
-        if self._is_choosing:
-            self.choices_us.append(self._spent * 1e6)
-        self._spent, self._is_choosing = 0.0, False
         self.engine.decode(tokens)
 
-    def sample(self, rule: Any = None) -> int:
-        self._is_choosing = True
-        return int(self._timed(self.engine.sample, rule and self.matcher))
-
-    def _timed(self, call: Callable[..., Any], *arguments: Any) -> Any:
+    def sample(self, rule: Rule | None = None) -> int:
         started = time.perf_counter()
-        result = call(*arguments)
-        self._spent += time.perf_counter() - started
-        return result
+        token = self.engine.sample(rule and self.grammar)
+        self.choices_us.append((time.perf_counter() - started) * 1e6)
+        return token
 
     def piece(self, token: int) -> bytes:
         return self.engine.piece(token)
@@ -63,16 +54,15 @@ class _Timed:
         return self.engine.is_end(token)
 
     def __getattr__(self, name: str) -> Any:
-        """The matcher's methods; what the engine asks of it is timed as a part of `sample`."""
-        method = getattr(self.matcher, name)
-        return lambda *arguments: self._timed(method, *arguments)
+        """The grammar's methods."""
+        return getattr(self.grammar, name)
 
 
 @dataclass(frozen=True)
 class ConstrainedRow:
     """One schema: tokens of the document and how many were forced, speeds without prompt and first token (the
     middle of all pairs), how many times as fast the document was in each pair, and the median time of one
-    choice outside of decoding, in microseconds: draw, check, mask, and committing what it forces."""
+    choice, in microseconds: draw, check, and what it takes to draw again."""
 
     schema: str
     is_structure: bool
