@@ -344,6 +344,7 @@ def of_tuned(plan: Plan, tuned: Tuned) -> dict[str, Any]:
     return {
         "changes": dict(tuned.point),
         "gain": None if tuned.gain is None else asdict(tuned.gain),
+        "cut_short": tuned.is_cut_short,
         "tried": [
             {"changes": dict(point), "turn_s": seconds if math.isfinite(seconds) else None}
             for point, seconds in tuned.tried

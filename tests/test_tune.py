@@ -68,6 +68,10 @@ def test_when_time_is_up_what_was_measured_until_then_counts() -> None:
     halve(probes, [*THREADS, *UBATCHES])
     assert len(machine.probed) == 9
     assert choose(probes, THREADS, []).point == PLAN
+    once = Probes(machine.measure)
+    once.take([PLAN, {"threads": "1"}])
+    tuned = choose(once, THREADS, [{"threads": "1"}])
+    assert (tuned.point, tuned.gain, tuned.is_cut_short) == (PLAN, None, True)
 
 
 def test_of_one_axis_only_the_best_change_is_joined() -> None:

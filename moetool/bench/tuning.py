@@ -93,11 +93,13 @@ def join(points: Sequence[Point]) -> Point:
 @dataclass(frozen=True)
 class Tuned:
     """The outcome: what to change of the plan (nothing, where nothing is faster), by how much faster a turn
-    is then, and what was tried: point -> seconds of a turn, in the middle."""
+    is then, and what was tried: point -> seconds of a turn, in the middle. `is_cut_short`: something may be
+    faster, and there was no time to make sure."""
 
     point: Point
     gain: Ratio | None
     tried: tuple[tuple[Point, float], ...]
+    is_cut_short: bool = False
 
 
 def choose(probes: Probes, tried: Sequence[Point], candidates: Sequence[Point]) -> Tuned:
@@ -106,5 +108,5 @@ def choose(probes: Probes, tried: Sequence[Point], candidates: Sequence[Point]) 
     gain = probes.gain(best) if math.isfinite(probes.middle(best)) and best else None
     told = tuple((p, probes.middle(p)) for p in (PLAN, *tried) if probes.of(p))
     if gain is None or gain.verdict != "faster":
-        return Tuned(PLAN, None, told)
+        return Tuned(PLAN, None, told, gain is not None and gain.verdict == "not known")
     return Tuned(best, gain, told)

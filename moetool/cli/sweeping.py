@@ -19,7 +19,8 @@ Fields = Mapping[str, Any]
 def _number(name: str, least: int) -> Callable[[str], Fields]:
     def parse(text: str) -> Fields:
         if int(text) < least:
-            raise UsageError(f"{name} {text} is less than {least}", "leave it out")
+            what = name.removeprefix("n_").replace("_", "-")
+            raise UsageError(f"{what} {text} is less than {least}", "leave it out: the plan chooses")
         return {name: int(text)}
 
     return parse
@@ -70,7 +71,7 @@ def parse_axis(name: str, text: str, flag: str) -> tuple[str, ...]:
     else:
         values = tuple(map(str, parse_numbers(text, flag)))
     if not values:
-        raise UsageError(f"{flag} {text} has no values", f"write {flag} f16,q8_0")
+        raise UsageError(f"{flag}{text} has no values", f"write {flag}f16,q8_0")
     for value in values:
         AXES[name](value)
     return values

@@ -22,7 +22,9 @@ def show_tuned(tuned: Tuned, name: str) -> None:
         for point, seconds in tuned.tried
     ]
     turn = f"turn s: {PROMPT_TOKENS} tokens read, {ANSWER_TOKENS} written; in the middle of the probes"
-    if tuned.gain is None:
+    if tuned.is_cut_short:
+        verdict = "There was no time to make sure that anything is faster than the plan: give more --budget."
+    elif tuned.gain is None:
         verdict = "Nothing that was tried is surely faster than the plan."
     else:
         low, high = tuned.gain.low or tuned.gain.ratio, tuned.gain.high or tuned.gain.ratio
