@@ -113,7 +113,7 @@ def with_tests(opened: Opened, machine: Machine, matrix: Matrix) -> Matrix:
         return matrix
     speed = plan_for(opened, machine, replace(matrix.wishes, n_ctx=1024)).speed
     n_prompt = _fitting(speed.prompt_tok_s, _PROMPT_S, (512, 256, 128, 64))
-    n_gen = _fitting(speed.decode_tok_s, _DECODE_S, (128, 64, 32, 16))
+    n_gen = _fitting(speed.decode_tok_s, _DECODE_S, (128, 64, 32, 16, 8, 4))
     return replace(matrix, tests=(SpeedTest(n_prompt, 0), SpeedTest(0, n_gen)))
 
 
