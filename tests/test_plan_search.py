@@ -108,6 +108,16 @@ def test_with_a_smaller_cache_what_computes_moves_too() -> None:
     assert plan.settings.type_k == "q8_0"
 
 
+def test_with_a_smaller_batch_layers_may_move_too() -> None:
+    # What 512 tokens at once are computed with fills the card: all layers would have to lie in RAM.
+    small = make_anatomy(open_header(ARCHS / "grok-moe.hdr"))
+    here = machine(4 / 3 * 27_972_396 / GIB, 1)
+    wishes = Wishes(n_ctx=5000, n_seq=2, kv_unified=False, vram=(Limit("", 41_262_429),))
+    plan = make_plan(small, here, wishes)
+    assert plan.fits
+    assert plan.settings.n_ubatch == 128
+
+
 def test_nothing_is_missing_where_nothing_lies() -> None:
     budget = make_budget(machine(64, 1 / 64), Wishes(reserve_bytes=GIB))
     assert budget.available["CUDA0"] < 0

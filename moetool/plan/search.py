@@ -94,14 +94,12 @@ def search(question: Question, base: Settings) -> Found:
 
 
 def _smaller(question: Question, base: Settings, found: Found) -> Iterator[Settings]:
-    """Settings that need less, the cheapest first; none if even they could not make up for what lacks."""
+    """Settings that need less, the cheapest first; none if what they leave as it is takes too much already."""
     ubatches = [n for n in SMALL_UBATCHES if n < base.n_ubatch and not question.wishes.n_ubatch]
     quantized = with_kv(question.anatomy, question.wishes, base)
-    saved = sum(row.kv_bytes for row in found.memory) if quantized else 0
-    # With a smaller cache layers may move, and what is needed to compute with them.
-    moves = quantized and question.devices
-    saved += sum(row.compute_bytes for row in found.memory) if ubatches or moves else 0
-    if found.lacking_bytes >= saved:
+    least = sum(row.weights_bytes + row.state_bytes for row in found.memory)
+    least += 0 if quantized else sum(row.kv_bytes for row in found.memory)
+    if least > sum(max(0, n_bytes) for n_bytes in question.budget.available.values()):
         return
     yield from (replace(base, n_ubatch=n) for n in ubatches)
     if quantized:
