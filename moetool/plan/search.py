@@ -94,7 +94,7 @@ def search(question: Question, base: Settings) -> Found:
 
 
 def _smaller(question: Question, base: Settings, found: Found) -> Iterator[Settings]:
-    """Settings that need less, the cheapest first; none if what they leave as it is takes too much already."""
+    """Settings that need less, the cheapest first; none if what they leave as it is takes too much."""
     ubatches = [n for n in SMALL_UBATCHES if n < base.n_ubatch and not question.wishes.n_ubatch]
     quantized = with_kv(question.anatomy, question.wishes, base)
     least = sum(row.weights_bytes + row.state_bytes for row in found.memory)
