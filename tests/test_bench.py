@@ -284,3 +284,18 @@ def test_json_under_schemas_is_measured_beside_free_text(moetool_here: Moetool) 
     assert {row["schema"] for row in rows} >= {"summary", "order"}
     assert all(row["gain"] > 0 and row["n_forced"] <= row["n_tokens"] for row in rows)
     assert all(isinstance(json.loads(row["document"]), dict) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (("--constrained", "--html", "page.html"), "--html"),
+        (("--compare", "a", "b", "--quality"), "--quality"),
+    ],
+)
+def test_flags_that_a_mode_would_leave_aside_are_refused(
+    moetool_here: Moetool, words: tuple[str, ...], flag: str
+) -> None:
+    done = moetool_here("bench", "demo", *words)
+    assert done.code == 2
+    assert f"{words[0]} does not go with {flag}" in done.err

@@ -23,7 +23,7 @@ from moetool.cli.options import (
 from moetool.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from moetool.bench.report import Benchmark
     from moetool.bench.speed import SpeedTest
@@ -158,6 +158,18 @@ def bench(
 
     moetool bench org/repo:Q4_K_M --header-only
     """
+    _refuse_beside(
+        "--compare" if compare else "--constrained" if constrained else "",
+        {
+            "--header-only": header_only,
+            "--sweep": bool(sweep),
+            "--quality": quality,
+            "--text": text is not None,
+            "--ref": ref is not None,
+            "--save-ref": save_ref is not None,
+            "--html": html is not None,
+        },
+    )
     if compare is not None:
         from moetool.cli.comparing import compare_files
 
@@ -176,17 +188,19 @@ def bench(
     tests = () if is_free else _make_tests(n_prompt or "512", n_gen or "128", n_depth, n_pg or ())
     if not tests and not is_free and not (is_judged and output in {Format.text, Format.json}):
         raise UsageError("There is nothing to measure", "give -p 512 or -n 128")
-    lists = {
-        "gpu-layers": (gpu_layers, "-ngl"),
-        "n-cpu-moe": (n_cpu_moe, "--n-cpu-moe"),
-        "experts": (experts, "--experts"),
-        "batch": (batch_size, "-b"),
-        "ubatch": (ubatch_size, "-ub"),
-        "ctk": (type_k, "-ctk"),
-        "ctv": (type_v, "-ctv"),
-        "threads": (threads, "-t"),
-    }
-    fixed, axes = make_axes(lists, sweep or ())
+    fixed, axes = make_axes(
+        {
+            "gpu-layers": (gpu_layers, "-ngl"),
+            "n-cpu-moe": (n_cpu_moe, "--n-cpu-moe"),
+            "experts": (experts, "--experts"),
+            "batch": (batch_size, "-b"),
+            "ubatch": (ubatch_size, "-ub"),
+            "ctk": (type_k, "-ctk"),
+            "ctv": (type_v, "-ctv"),
+            "threads": (threads, "-t"),
+        },
+        sweep or (),
+    )
     flags = Flags(
         ctx=ctx,
         kv=kv,
@@ -212,6 +226,14 @@ def bench(
 
         write_page(html, benchmark, path)
     print_benchmark(benchmark, output, path)
+
+
+def _refuse_beside(mode: str, given: Mapping[str, bool]) -> None:
+    """UsageError for flags that mean nothing in a mode ("": the usual one, where all do): to leave them aside
+    in silence would mislead."""
+    for flag, is_given in given.items():
+        if mode and is_given:
+            raise UsageError(f"{mode} does not go with {flag}", f"leave {flag} out, or {mode}")
 
 
 def _make_tests(n_prompt: str, n_gen: str, n_depth: str, pairs: Sequence[str]) -> tuple[SpeedTest, ...]:
