@@ -17,6 +17,7 @@ from moetool.engine.parameters import Held, context_params, model_params
 from moetool.engine.sampling import Logits, Rule, Sampler
 from moetool.engine.threads import SharedCores
 from moetool.engine.vocabulary import Vocabulary
+from moetool.engine.watch import Watch
 from moetool.errors import ContextFull, EngineError, Interrupted
 from moetool.settings import Sampling, Settings
 
@@ -52,6 +53,7 @@ class Engine:
         self._stack = ExitStack()
         self._is_cancelled = is_cancelled
         self._cores: SharedCores | None = None
+        self._watch: Watch | None = None
         self.settings = settings
         self._context: Any = None
         started = time.perf_counter()
@@ -112,11 +114,19 @@ class Engine:
             raise ValueError("the model would have to be loaded again")
         self._use_context(settings)
 
+    def use_watch(self, watch: Watch | None) -> None:
+        """Forget everything, and go on with a context whose graphs `watch` sees, or (None) nobody."""
+        self._watch = watch
+        self._use_context(self.settings)
+
     def _use_context(self, settings: Settings) -> None:
         self._free_context()
         self.settings = settings
+        params = context_params(settings)
+        if self._watch is not None:
+            params.cb_eval = self._watch.callback
         with captured_log() as log:
-            self._context = self._lib.llama_init_from_model(self._model, context_params(settings))
+            self._context = self._lib.llama_init_from_model(self._model, params)
             if not self._context:
                 raise load_error("llama.cpp cannot make a context", log)
             self.buffers: tuple[BufferSize, ...] = (*self._weights, *parse_buffers(log.texts()))
@@ -208,10 +218,17 @@ class Engine:
         finally:
             self._lib.llama_set_abort_callback(self._context, self._lib.ggml_abort_callback(0), None)
 
+    def compute(self, batch: Any) -> int:
+        """llama_decode's answer; what a watch raised is raised."""
+        status = int(self._lib.llama_decode(self._context, batch))
+        if self._watch is not None:
+            self._watch.raise_error()
+        return status
+
     def _submit(self, batch: Any, tokens: Sequence[int]) -> None:
         if self._cores is not None and self._cores.has_changed():
             self._lib.llama_set_n_threads(self._context, self._cores.n_threads, self._cores.n_threads)
-        status = self._lib.llama_decode(self._context, batch)
+        status = self.compute(batch)
         if status == _DECODE_OK:
             self.memory.took(tokens)
         else:

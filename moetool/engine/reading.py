@@ -47,7 +47,7 @@ class TextReader:
         )
         self._lib.llama_set_abort_callback(context, self._abort, None)
         try:
-            status = self._lib.llama_decode(context, batch)
+            status = self._engine.compute(batch)
         finally:
             self._lib.llama_set_abort_callback(context, self._lib.ggml_abort_callback(0), None)
         if status == _ABORTED or self._is_cancelled():

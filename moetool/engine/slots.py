@@ -34,6 +34,7 @@ class Slots:
     def __init__(self, engine: Engine, is_cancelled: Callable[[], bool] = lambda: False) -> None:
         self._lib = library()
         self.context = engine.context
+        self._compute = engine.compute
         self._is_cancelled = is_cancelled
         self.vocabulary = engine.vocabulary
         settings = engine.settings
@@ -69,7 +70,7 @@ class Slots:
         is_long = sum(len(tokens) for _, tokens in parts) >= INTERRUPTIBLE
         abort = self._abort if is_long else self._no_abort
         self._lib.llama_set_abort_callback(self.context, abort, None)
-        status = self._lib.llama_decode(self.context, self._make_batch(parts))
+        status = self._compute(self._make_batch(parts))
         if status == _ABORTED or self._is_cancelled():
             raise Interrupted("Interrupted")
         if status:
