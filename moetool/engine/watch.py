@@ -80,12 +80,12 @@ class Node:
     @property
     def name(self) -> str:
         """llama.cpp's name, most often with the layer: "ffn_moe_topk-3", "blk.3.ffn_up_exps.weight"."""
-        return str(self._tensor.name.decode("utf-8", "replace"))
+        return str(self._tensor.name, "utf-8", "replace")
 
     @property
     def op(self) -> str:
         """What computes it, by ggml's name: "MUL_MAT_ID", "NONE" for a leaf."""
-        return _op_names()[self._tensor.op]
+        return _op_names()[int(self._tensor.op)]
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -111,13 +111,9 @@ class Node:
 
     def read(self) -> npt.NDArray[Any]:
         """The values, as `shape`. On the CPU a view, right until the call ends; elsewhere a copy."""
-        import numpy as np
-
         if self.is_on_host:
-            data = (ctypes.c_char * self._span_bytes()).from_address(self._tensor.data)
-        else:
-            data = self._fetch()
-        return np.ndarray(self.shape, self._dtype(), data, strides=tuple(reversed(self._tensor.nb)))
+            return self._spread((ctypes.c_char * self._span_bytes()).from_address(self._tensor.data))
+        return self._spread(self._fetch())
 
     def rows(self) -> npt.NDArray[Any]:
         """The values as a matrix of rows of the fastest dimension; a copy where they lie apart."""
@@ -126,15 +122,21 @@ class Node:
     def write(self, values: npt.ArrayLike) -> None:
         """Change all values; what is computed from them later takes the new ones. What lies between values
         that are apart stays as it is."""
-        import numpy as np
-
         if self.is_on_host:
             self.read()[...] = values
             return
         data = self._fetch()
-        strides = tuple(reversed(self._tensor.nb))
-        np.ndarray(self.shape, self._dtype(), data, strides=strides)[...] = values
+        self._spread(data)[...] = values
         _ggml().ggml_backend_tensor_set(self._address, data, 0, len(data))
+
+    def _spread(self, data: Any) -> npt.NDArray[Any]:
+        """The values that lie in `data`, which begins with the first of them: a view."""
+        import numpy as np
+
+        array: npt.NDArray[Any] = np.ndarray(
+            self.shape, self._dtype(), data, strides=tuple(self._tensor.nb)[::-1]
+        )
+        return array
 
     def _fetch(self) -> Any:
         data = ctypes.create_string_buffer(self._span_bytes())
@@ -154,7 +156,7 @@ class Node:
         if not math.prod(self._tensor.ne):
             return 0
         steps = zip(self._tensor.ne, self._tensor.nb, strict=True)
-        return self._dtype().itemsize + sum((n - 1) * step for n, step in steps)
+        return self._dtype().itemsize + sum(int((n - 1) * step) for n, step in steps)
 
 
 class Watch:
