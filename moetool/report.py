@@ -19,8 +19,10 @@ from moetool.engine.measured import BufferSize
 from moetool.engine.rpc_server import Lending
 from moetool.errors import MoetoolError
 from moetool.fitting import Listed, Offered
+from moetool.frontier import unbeaten
 from moetool.generate import Stats
 from moetool.kept_sessions import KeptSession
+from moetool.lab.sparsity import Sparsity
 from moetool.machine import Machine, to_json
 from moetool.memory import DeviceMemory, cache_sizes
 from moetool.plan import Alternative, Draft, Plan, Reason
@@ -182,13 +184,20 @@ def _of_alternative(other: Alternative) -> dict[str, Any]:
     anatomy = other.plan.anatomy
     named = {"quant": anatomy.quant, "file_bytes": anatomy.file_bytes}
     judged = {"quality": expected_loss(anatomy).band, "fits": other.plan.fits, "reason": None}
-    return _of_candidate(other.plan, named | judged | {"pick": other.is_pick, "pareto": other.is_front})
+    measured = {"experts": other.experts, "gain": other.gain, "kld": other.kld}
+    shown = {
+        "pick": other.is_pick,
+        "pareto": other.is_front,
+        "other_experts": measured if other.experts else None,
+    }
+    return _of_candidate(other.plan, named | judged | shown)
 
 
 def _of_option(option: Option, *, is_pick: bool) -> dict[str, Any]:
     named = {"quant": option.label, "file_bytes": option.candidate.file_bytes}
     judged = {"quality": option.quality.band, "fits": option.fits, "reason": asdict(option.reason)}
-    return _of_candidate(option.plan, named | judged | {"pick": is_pick, "pareto": option.is_front})
+    shown = {"pick": is_pick, "pareto": option.is_front, "other_experts": None}
+    return _of_candidate(option.plan, named | judged | shown)
 
 
 def _of_candidate(plan: Plan, judged: dict[str, Any]) -> dict[str, Any]:
@@ -350,6 +359,23 @@ def of_tuned(plan: Plan, tuned: Tuned) -> dict[str, Any]:
             for point, seconds in tuned.tried
         ],
         "plan": asdict(plan.settings),
+    }
+
+
+def of_sparsity(found: Sparsity, file_name: str) -> dict[str, Any]:
+    """Speed and fidelity by number of experts (`kld` and `same_top` against the model's `own`), what was
+    wished and which number gives it at least cost, and the rows and readings that this was made of."""
+    frontier = found.frontier
+    best = unbeaten(frontier.points)
+    return {
+        "own": frontier.own,
+        "frontier": [
+            asdict(point) | {"gain": frontier.gain(point), "pareto": point.experts in best}
+            for point in frontier.points
+        ],
+        "min_tok_s": found.min_tok_s,
+        "pick": found.pick.experts if found.pick else None,
+        "bench": of_bench(found.benchmark, file_name),
     }
 
 

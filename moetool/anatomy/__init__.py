@@ -7,6 +7,7 @@ a table (`facts`). Knows no machine and no placement.
 from moetool.anatomy.layers import CacheRow, Layer
 from moetool.anatomy.model import Anatomy, Sparse, make_anatomy
 from moetool.anatomy.roles import ROLES, Role, RoledTensor, layer_of, role_of
+from moetool.anatomy.routing import Routing
 from moetool.anatomy.shifting import why_no_shift
 from moetool.anatomy.sizes import effective_size, kv_bytes_per_token, kv_window_bytes, state_bytes
 
@@ -17,6 +18,7 @@ __all__ = [
     "Layer",
     "Role",
     "RoledTensor",
+    "Routing",
     "Sparse",
     "effective_size",
     "kv_bytes_per_token",

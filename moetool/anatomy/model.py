@@ -23,6 +23,7 @@ from moetool.anatomy.layers import (
 from moetool.anatomy.metadata import MAX_LAYERS, Metadata, make_metadata
 from moetool.anatomy.reading import active_params, read_by_role, used_experts
 from moetool.anatomy.roles import Role, RoledTensor, layer_of, part_of, roled
+from moetool.anatomy.routing import Routing, make_routing
 from moetool.gguf import ArrayRef, Header, TensorInfo
 from moetool.quants import file_type_name
 
@@ -83,6 +84,7 @@ class Anatomy:
     n_positions: int
     n_streams: int
     sparse: Sparse | None
+    routing: Routing
 
     @property
     def bytes_per_token(self) -> int:
@@ -149,6 +151,7 @@ def make_anatomy(header: Header, file_bytes: int | None = None) -> Anatomy:
         n_positions=_positions(metadata),
         n_streams=max(1, metadata.number("hyper_connection.count")),
         sparse=_sparse(metadata, tensors),
+        routing=make_routing(metadata, tensors, layers),
         causal=header.get_bool(f"{header.arch}.attention.causal", True) and header.arch not in facts.NO_CACHE,
     )
 

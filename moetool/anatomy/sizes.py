@@ -38,3 +38,14 @@ def effective_size(anatomy: Anatomy) -> float:
     Nobody has derived it; show it as what it is.
     """
     return math.sqrt(anatomy.n_params * anatomy.n_params_active)
+
+
+def params_active_with(anatomy: Anatomy, experts: int) -> int:
+    """`n_params_active` if a token used so many experts."""
+    own = {layer.index: layer.n_expert_used for layer in anatomy.layers if not layer.mtp}
+    changed = sum(
+        tensor.info.n_elements * (experts - own[tensor.layer])
+        for tensor in anatomy.tensors
+        if tensor.role == "routed experts" and tensor.layer in own
+    )
+    return anatomy.n_params_active + changed // max(1, anatomy.n_expert)

@@ -21,6 +21,7 @@ def make_app() -> typer.Typer:
     from moetool.cli.rm import rm
     from moetool.cli.run import run
     from moetool.cli.search import search
+    from moetool.cli.sparsity import sparsity
     from moetool.cli.tune import tune
     from moetool.cli.worker import worker
 
@@ -42,6 +43,7 @@ def make_app() -> typer.Typer:
     app.command()(inspect)
     app.command()(bench)
     app.command()(tune)
+    app.command()(sparsity)
     app.command()(doctor)
     app.command()(worker)
     return app

@@ -14,6 +14,7 @@ from moetool.cli.interrupt import CtrlC
 from moetool.cli.local_plan import refusal_of
 from moetool.cli.on_full import OnFull
 from moetool.cli.opening import Opened, read_this_machine
+from moetool.cli.priced import show_price
 from moetool.cli.task import Task, show_left_out
 from moetool.cli.think import Think
 from moetool.cli.tuned import tuned_plan
@@ -72,6 +73,8 @@ def answer_request(
     """Plan, load, and answer; or chat when there is no prompt."""
     plan = tuned_plan(opened, read_this_machine(rpc=rpc), wishes, is_quiet=request.quiet)
     require_fit(plan, opened.model.name)
+    if not request.quiet:
+        show_price(plan, opened)
     sampling = choose_sampling(opened, sampling_flags)
     require_chance(request.task, sampling)
     if request.on_full is OnFull.shift:

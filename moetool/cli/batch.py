@@ -18,6 +18,7 @@ from moetool.cli.batch_answers import BatchAnswers
 from moetool.cli.boundary import print_result
 from moetool.cli.interrupt import CtrlC
 from moetool.cli.opening import Opened, plan_for, read_this_machine
+from moetool.cli.priced import show_price
 from moetool.cli.task import show_left_out
 from moetool.engine.slots import Slots
 from moetool.errors import Interrupted, NotFound, Unanswered
@@ -64,6 +65,8 @@ def answer_batch(
         if sink.n_kept < len(jobs):
             plan = _plan(opened, read_this_machine(rpc=rpc), wishes, batch.parallel, len(jobs) - sink.n_kept)
             require_fit(plan, opened.model.name)
+            if not request.quiet:
+                show_price(plan, opened)
             run = _Run(opened, plan, request, sampling, jobs, settings_hash)
             done = run.answer_rest(sink, done)
     problem = _unanswered(done)

@@ -103,7 +103,7 @@ def judge_all(
                 first = replace(first, reference=ITSELF)
                 reference = _Model(opened, at_point(wishes, points[0]), "the first setting")
             others = [judge.judge(point, reference) for point in points[1:]]
-    plan = plan_for(opened, judge.machine, _with_rows(opened, at_point(wishes, points[0])))
+    plan = plan_for(opened, judge.machine, reading_wishes(opened, at_point(wishes, points[0])))
     return (first, *others), plan
 
 
@@ -165,7 +165,7 @@ class _Judge:
         """A plan with room for both; None where there is none, or the reference was read already."""
         if model.kept is not None:
             return None
-        wishes = replace(_with_rows(self.opened, wishes), draft=model.opened.anatomy)
+        wishes = replace(reading_wishes(self.opened, wishes), draft=model.opened.anatomy)
         plan = plan_for(self.opened, self.machine, wishes)
         return plan if plan.fits else None
 
@@ -202,7 +202,7 @@ class _Judge:
 
     def _plan(self, opened: Opened, wishes: Wishes, n_ctx: int | None) -> Plan:
         plan = plan_for(
-            opened, self.machine, _with_rows(opened, replace(wishes, n_ctx=n_ctx or wishes.n_ctx))
+            opened, self.machine, reading_wishes(opened, replace(wishes, n_ctx=n_ctx or wishes.n_ctx))
         )
         require_fit(plan, opened.model.name)
         return plan
@@ -239,18 +239,19 @@ class _Judge:
             if save is not None:
                 stream = stack.enter_context(new_file(save)) if isinstance(save, Path) else save
                 keeper = stack.enter_context(
-                    ReferenceWriter(stream, _source(engine, opened or self.opened), chunks)
+                    ReferenceWriter(stream, source_of(engine, opened or self.opened), chunks)
                 )
             scores = measure_quality(reader, chunks, reference, keeper, on_chunk)
         return summarize(scores, chunks.n_ctx)
 
 
-def _source(engine: Engine, opened: Opened) -> Source:
+def source_of(engine: Engine, opened: Opened) -> Source:
+    """Who expects what `engine` expects."""
     digest = read_model_digest(opened.model.paths)
     return Source(opened.model.name, digest, vocabulary_digest(engine), engine.n_vocab)
 
 
-def _with_rows(opened: Opened, wishes: Wishes) -> Wishes:
+def reading_wishes(opened: Opened, wishes: Wishes) -> Wishes:
     """The wishes of a reading: chunks as long as llama-perplexity's, unless --ctx says otherwise, and room
     for the logits of as many tokens as are computed at once."""
     n_ctx = wishes.n_ctx or min(CHUNK_TOKENS, opened.anatomy.n_ctx_train or CHUNK_TOKENS)

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from moetool.cli.priced import known_frontier, place_of, show_price
 from moetool.errors import DoesNotFit
 
 if TYPE_CHECKING:
     from moetool.cli.opening import Opened
     from moetool.machine import Machine
-    from moetool.plan import Plan, Wishes
+    from moetool.plan import Alternative, Plan, Wishes
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ def plan_local(name: str, read_machine: Callable[[], Machine], asked: Asked, *, 
     plan = plan_for(opened, read_machine(), asked.wishes)
     if is_here and plan.fits:
         plan = check_by_dry_run(plan, opened.model.paths)
+    show_price(plan, opened)
     problem = refusal_of(plan, opened.model.name)
     if asked.emit:
         print_emitted(plan, asked, str(opened.model.paths[0].absolute()))
@@ -44,7 +46,7 @@ def plan_local(name: str, read_machine: Callable[[], Machine], asked: Asked, *, 
         _print_document(plan, opened, problem)
         return
     else:
-        _show(plan, name, asked)
+        _show(plan, opened, name, asked)
     if problem:
         raise problem
 
@@ -82,16 +84,28 @@ def print_emitted(plan: Plan, asked: Asked, path: str = "", repo: str = "", quan
 def _print_document(plan: Plan, opened: Opened, problem: DoesNotFit | None) -> None:
     from moetool import report
     from moetool.cli.boundary import print_result
-    from moetool.plan import make_alternatives, remedies
+    from moetool.plan import remedies
 
     file_name = opened.model.paths[0].name
-    others = make_alternatives(plan) if plan.fits else ()
+    others = _alternatives(plan, opened)
     print_result("plan", report.of_plan(plan, file_name, others, tuple(remedies(plan))), problem)
 
 
-def _show(plan: Plan, name: str, asked: Asked) -> None:
+def _alternatives(plan: Plan, opened: Opened) -> tuple[Alternative, ...]:
+    """What else could be had of a plan that fits; with what was measured on this machine of other numbers of
+    experts."""
+    from moetool.plan import make_alternatives
+
+    if not plan.fits:
+        return ()
+    kept = known_frontier(opened)
+    is_here = kept is not None and kept.place == place_of(plan.machine)
+    return make_alternatives(plan, kept.frontier if kept and is_here else None)
+
+
+def _show(plan: Plan, opened: Opened, name: str, asked: Asked) -> None:
     from moetool.emit import wish_flags
-    from moetool.plan import make_alternatives, remedies
+    from moetool.plan import remedies
     from moetool.quality import expected_loss
     from moetool.render.plan import show_plan
 
@@ -101,5 +115,5 @@ def _show(plan: Plan, name: str, asked: Asked) -> None:
         flags += ["--draft", asked.draft] if asked.draft else []
         flags += ["--machine", asked.machine] if asked.machine else []
         command = ["moetool", "plan", name, *flags, "--emit", "llama-server"]
-    others = make_alternatives(plan) if plan.fits else ()
+    others = _alternatives(plan, opened)
     show_plan(plan, expected_loss(plan.anatomy), others, tuple(remedies(plan)), command)

@@ -23,6 +23,7 @@ from moetool.cli.bench_rows import (
 )
 from moetool.cli.interrupt import CtrlC
 from moetool.cli.opening import Opened, plan_for, read_this_machine
+from moetool.cli.priced import show_price
 from moetool.cli.sweeping import at_point, show_point
 from moetool.engine.model import Engine
 from moetool.errors import DoesNotFit, EngineError, MoetoolError, UsageError
@@ -75,6 +76,8 @@ def measure_all(opened: Opened, matrix: Matrix, rpc: str | None = None) -> Bench
     the first of them when none can be."""
     machine = read_this_machine(rpc=rpc, measure="again")
     settings, notes = plan_points(opened, machine, matrix)
+    if matrix.wishes.experts is not None:
+        show_price(settings[0].plan, opened)
     rows, failures = measure_settings(opened, make_subject(opened), settings, matrix)
     plans = {id(setting.plan.settings): setting.plan for setting in settings}
     for row in rows:

@@ -9,7 +9,7 @@ Knows no ctypes and no printing: whoever reads is given (`Reader`).
 from moetool.eval.chunks import CHUNK_TOKENS, Chunks, make_chunks
 from moetool.eval.figures import Divergence, Figure, Quality, summarize
 from moetool.eval.kept import KeptReference, ReferenceWriter, Source, is_reference
-from moetool.eval.passes import LiveReference, Reader, Reference, measure_quality
+from moetool.eval.passes import LiveReference, Reader, Reference, measure_quality, pool_scores
 
 __all__ = [
     "CHUNK_TOKENS",
@@ -26,5 +26,6 @@ __all__ = [
     "is_reference",
     "make_chunks",
     "measure_quality",
+    "pool_scores",
     "summarize",
 ]

@@ -54,6 +54,20 @@ class Scores:
     compared: Compared | None = None
 
 
+def pool_scores(scores: Sequence[Scores]) -> Scores:
+    """The scores of several texts as those of one: all of their chunks."""
+    compared = [one.compared for one in scores if one.compared is not None]
+    nll = np.concatenate([one.nll for one in scores])
+    if not compared:
+        return Scores(nll)
+    together = Compared(
+        kld=np.concatenate([one.kld for one in compared]),
+        same_top=np.concatenate([one.same_top for one in compared]),
+        nll_reference=np.concatenate([one.nll_reference for one in compared]),
+    )
+    return Scores(nll, together)
+
+
 @dataclass(frozen=True)
 class _LiveExpectation:
     logits: Logits

@@ -11,7 +11,7 @@ from moetool.plan.checked import DRY_RUN_TOLERANCE, Allocated, check_plan, settl
 from moetool.plan.make import budget_of, make_plan
 from moetool.plan.remedies import remedies
 from moetool.plan.result import Draft, Plan
-from moetool.plan.wishes import DEFAULT_CTX, DEFAULT_RESERVE_BYTES, Limit, Reason, Wishes
+from moetool.plan.wishes import DEFAULT_CTX, DEFAULT_RESERVE_BYTES, Limit, Reason, Wishes, check_experts
 
 __all__ = [
     "DEFAULT_CTX",
@@ -26,6 +26,7 @@ __all__ = [
     "Reason",
     "Wishes",
     "budget_of",
+    "check_experts",
     "check_plan",
     "make_alternatives",
     "make_budget",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from moetool.errors import UsageError
+from moetool.frontier import Frontier, offer
 from moetool.plan.make import make_plan
 from moetool.plan.result import Plan
 from moetool.plan.wishes import Wishes
@@ -17,16 +18,21 @@ _LONGEST_FACTOR = 4
 @dataclass(frozen=True)
 class Alternative:
     """A plan with other settings. `is_front`: no other one is as good in context, cache, speed and memory,
-    and better in one. `is_pick` marks the plan itself."""
+    and better in one. `is_pick` marks the plan itself. `experts`: with another number of experts a token, as
+    measured by what `gain` part faster and with what mean divergence (nats)."""
 
     plan: Plan
     is_pick: bool
     is_front: bool = False
+    experts: int | None = None
+    gain: float | None = None
+    kld: float | None = None
 
 
-def make_alternatives(plan: Plan) -> tuple[Alternative, ...]:
+def make_alternatives(plan: Plan, frontier: Frontier | None = None) -> tuple[Alternative, ...]:
     """The plan beside those with another type of cache, a longer context, or everything in RAM; those that
-    fit only, and each once. Costs a search for each."""
+    fit only, and each once. Then, from what was measured, one with another number of experts, if any is worth
+    it: that gives other answers, so that it beats none. Costs a search for each."""
     found = [Alternative(plan, is_pick=True)]
     for wishes in _variations(plan):
         try:
@@ -35,7 +41,19 @@ def make_alternatives(plan: Plan) -> tuple[Alternative, ...]:
             continue  # this model does not take such a cache
         if other.fits and all(other.settings != known.plan.settings for known in found):
             found.append(Alternative(other, is_pick=False))
-    return tuple(replace(a, is_front=not any(_beats(b.plan, a.plan) for b in found)) for a in found)
+    front = tuple(replace(a, is_front=not any(_beats(b.plan, a.plan) for b in found)) for a in found)
+    return (*front, *_with_other_experts(plan, frontier))
+
+
+def _with_other_experts(plan: Plan, frontier: Frontier | None) -> Iterator[Alternative]:
+    point = offer(frontier) if frontier else None
+    if frontier is None or point is None or plan.wishes.experts is not None:
+        return
+    wishes = replace(plan.wishes, experts=point.experts)
+    other = make_plan(plan.anatomy, plan.machine, wishes, plan.calibration, plan.taken)
+    if other.fits:
+        gain = frontier.gain(point)
+        yield Alternative(other, False, is_front=True, experts=point.experts, gain=gain, kld=point.kld)
 
 
 def _variations(plan: Plan) -> Iterator[Wishes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from moetool.anatomy import Anatomy
-from moetool.errors import UsageError
+from moetool.errors import EngineError, UsageError
 from moetool.machine import Device, Machine
 from moetool.settings import Settings, TensorOverride
 
@@ -70,7 +70,7 @@ class Reason:
 def settle(anatomy: Anatomy, machine: Machine, wishes: Wishes) -> tuple[Settings, tuple[Reason, ...]]:
     """What does not depend on the placement, and why it is so. Raises UsageError for what cannot be."""
     n_ctx, context_reason = _context(anatomy, wishes)
-    _check_experts(anatomy, wishes.experts)
+    check_experts(anatomy, wishes.experts)
     n_threads = wishes.n_threads or machine.n_threads
     defaults = Settings()
     settings = Settings(
@@ -112,15 +112,26 @@ def _context(anatomy: Anatomy, wishes: Wishes) -> tuple[int, tuple[Reason, ...]]
     return n_ctx, ()
 
 
-def _check_experts(anatomy: Anatomy, experts: int | None) -> None:
+def check_experts(anatomy: Anatomy, experts: int | None) -> None:
+    """UsageError for a number of experts that the model cannot have, EngineError for a model on which
+    llama.cpp would abort."""
+    routing, own = anatomy.routing, anatomy.n_expert_used
+    if routing.unfit:
+        raise EngineError(f"This model cannot be run: {routing.unfit}", "take another file of this model")
     if experts is None:
         return
     if not anatomy.n_expert:
         raise UsageError("--experts: this model has no experts", "leave --experts out")
-    if not 1 <= experts <= anatomy.n_expert:
+    if not 1 <= experts <= routing.most:
+        groups = "" if routing.most == anatomy.n_expert else f", and a token may choose among {routing.most}"
         raise UsageError(
-            f"--experts {experts}: this model has {anatomy.n_expert} experts",
-            f"use 1 to {anatomy.n_expert}; the model's own number is {anatomy.n_expert_used}",
+            f"--experts {experts}: this model has {anatomy.n_expert} experts{groups}",
+            f"use 1 to {routing.most}; the model's own number is {own}",
+        )
+    if routing.fixed and experts != own:
+        raise UsageError(
+            f"--experts {experts}: this model's number cannot be changed: {routing.fixed}",
+            "leave --experts out",
         )
 
 
@@ -128,7 +139,10 @@ def _experts_reason(anatomy: Anatomy, wishes: Wishes) -> tuple[Reason, ...]:
     own = anatomy.n_expert_used
     if wishes.experts in (None, own):
         return ()
-    text = f"{wishes.experts} experts a token instead of {own}: what that costs in quality is not known"
+    text = f"{wishes.experts} experts a token instead of {own}"
+    if not anatomy.routing.is_renormed:
+        less = "smaller" if (wishes.experts or 0) < own else "larger"
+        text += f": this architecture does not renormalise their weights, so their part gets {less}"
     return (Reason("experts-changed", text),)
 
 

@@ -107,12 +107,12 @@ def _alternatives_table(alternatives: Sequence[Alternative]) -> Table:
     table = columns(heads, left={"", "KV", "placement"})
     for other in alternatives:
         style = "bold" if other.is_pick else ""
-        table.add_row("▸" if other.is_pick else "", *_alternative_cells(other.plan), style=style)
+        table.add_row("▸" if other.is_pick else "", *_alternative_cells(other), style=style)
     return table
 
 
-def _alternative_cells(plan: Plan) -> tuple[str, ...]:
-    settings = plan.settings
+def _alternative_cells(other: Alternative) -> tuple[str, ...]:
+    plan, settings = other.plan, other.plan.settings
     kinds = dict.fromkeys((settings.type_k, settings.type_v))
     vram, ram = device_bytes(plan)
     return (
@@ -122,8 +122,16 @@ def _alternative_cells(plan: Plan) -> tuple[str, ...]:
         show_gib(ram),
         show_rate(plan.speed.decode_tok_s),
         show_rate(plan.speed.prompt_tok_s),
-        placement_phrase(plan),
+        ", ".join(filter(None, (_experts_phrase(other), placement_phrase(plan)))),
     )
+
+
+def _experts_phrase(other: Alternative) -> str:
+    """ "6 experts instead of 8: +18 % speed, KLD 0.010 as measured"."""
+    if other.experts is None or other.gain is None or other.kld is None:
+        return ""
+    instead = f"--experts {other.experts} instead of {other.plan.anatomy.n_expert_used}"
+    return f"{instead}: {100 * other.gain:+.0f} % speed, KLD {other.kld:.3g} as measured"
 
 
 def placement_phrase(plan: Plan) -> str:

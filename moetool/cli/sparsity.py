@@ -1,0 +1,83 @@
+"""`moetool sparsity`: what fewer or more experts a token give and cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moetool.cli.options import (
+    DeviceOpt,
+    KvOpt,
+    ModelArg,
+    Output,
+    OutputOpt,
+    RamOpt,
+    ReserveOpt,
+    RpcOpt,
+    ThreadsOpt,
+    VramOpt,
+)
+
+
+def sparsity(
+    model: ModelArg = "demo",
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A text to read instead of ours; repeat it for several domains."),
+    ] = None,
+    experts: Annotated[
+        str | None,
+        typer.Option(metavar="N,…", help="Numbers to measure, instead of those up to twice the model's own."),
+    ] = None,
+    min_tok_s: Annotated[
+        float | None, typer.Option(min=0, help="Recommend what costs least at this decode speed.")
+    ] = None,
+    budget: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="About how long to measure, loads apart.")
+    ] = 300.0,
+    kv: KvOpt = None,
+    threads: ThreadsOpt = None,
+    device: DeviceOpt = None,
+    rpc: RpcOpt = None,
+    vram: VramOpt = None,
+    ram: RamOpt = None,
+    reserve: ReserveOpt = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page with tables and charts as well.")
+    ] = None,
+    output: OutputOpt = Output.text,
+) -> None:
+    """Measure speed and fidelity under other numbers of experts a token; plan and run quote it.
+
+    moetool sparsity demo
+
+    moetool sparsity ./model.gguf --text code.txt --text prose.txt --min-tok-s 20
+
+    moetool sparsity ./model.gguf --experts 4-8 --budget 600
+    """
+    from moetool.bench.matrix import parse_numbers
+    from moetool.cli.opening import open_model
+    from moetool.cli.thinning import Asked, measure_sparsity
+    from moetool.cli.wishing import Flags, make_wishes
+
+    counts = parse_numbers(experts, "--experts") if experts else ()
+    asked = Asked(counts, tuple(text or ()), budget, min_tok_s)
+    flags = Flags(kv=kv, threads=threads, device=device, vram=vram, ram=ram, reserve=reserve)
+    opened = open_model(model)
+    found = measure_sparsity(opened, make_wishes(flags), asked, rpc)
+    file_name = str(opened.model.paths[0])
+    if html is not None:
+        from moetool.cli.paging import write_page
+
+        write_page(html, found.benchmark, file_name)
+    if output is Output.json:
+        from moetool import report
+        from moetool.cli.boundary import print_result
+
+        print_result("sparsity", report.of_sparsity(found, file_name))
+        return
+    from moetool.render.sparsity import show_sparsity
+
+    show_sparsity(found, model)
