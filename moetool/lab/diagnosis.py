@@ -1,0 +1,63 @@
+"""What is wrong with a router, in sentences, each with the threshold that it passed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from moetool.lab.figures import DEAD_EXPECTED, LayerFigures
+
+# An expert that so many of the tokens choose, where even use would be half of that or less, is no expert.
+COLLAPSED_TOKENS = 0.9
+# Chosen experts that stand out of a gate's scores by less than this might as well be drawn by lot.
+UNIFORM_CONFIDENCE = 0.02
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a sound router does not do: a stable code, a sentence, where."""
+
+    code: str
+    text: str
+    layer: int
+    experts: tuple[int, ...] = ()
+
+
+def diagnose(layers: Sequence[LayerFigures]) -> tuple[Finding, ...]:
+    """Everything that passes a threshold, layer by layer; nothing for a sound model."""
+    return tuple(finding for layer in layers for finding in _find(layer))
+
+
+def _find(layer: LayerFigures) -> Iterator[Finding]:
+    even = layer.n_used / layer.n_expert
+    if layer.most_tokens >= COLLAPSED_TOKENS and even <= COLLAPSED_TOKENS / 2:
+        yield Finding(
+            "collapsed",
+            f"Layer {layer.layer}: its router has collapsed onto expert {layer.most}, which"
+            f" {layer.most_tokens:.1%} of the tokens choose (even use would be {even:.1%}; said from"
+            f" {COLLAPSED_TOKENS:.0%})",
+            layer.layer,
+            (layer.most,),
+        )
+    if layer.dead:
+        names = ", ".join(map(str, layer.dead[:_SHOWN])) + (", …" if len(layer.dead) > _SHOWN else "")
+        what = (
+            f"expert {names} is dead"
+            if len(layer.dead) == 1
+            else f"{len(layer.dead)} experts are dead ({names})"
+        )
+        yield Finding(
+            "dead",
+            f"Layer {layer.layer}: {what}: never chosen in {layer.n_tokens} tokens, where even use would be"
+            f" {even * layer.n_tokens:.0f} times (said from {DEAD_EXPECTED})",
+            layer.layer,
+            layer.dead,
+        )
+    if layer.confidence is not None and layer.confidence < UNIFORM_CONFIDENCE:
+        yield Finding(
+            "uniform",
+            f"Layer {layer.layer}: its gate is uniform: the chosen experts stand out of its scores by"
+            f" {layer.confidence:.1%} of what they could (said below {UNIFORM_CONFIDENCE:.0%})",
+            layer.layer,
+        )
