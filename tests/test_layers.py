@@ -31,6 +31,7 @@ LAYERS: dict[str, int] = {
     "kept_runs": 4,
     "kept_tunings": 4,
     "kept_frontiers": 4,
+    "kept_profiles": 4,
     "plan": 4,
     "store": 5,
     "engine": 5,

@@ -14,6 +14,7 @@ def make_app() -> typer.Typer:
     """The command line with all its commands."""
     from moetool.cli.bench import bench
     from moetool.cli.doctor import doctor
+    from moetool.cli.experts import experts
     from moetool.cli.inspect import inspect
     from moetool.cli.list import list_command
     from moetool.cli.plan import plan
@@ -42,6 +43,7 @@ def make_app() -> typer.Typer:
     app.command()(rm)
     app.command()(inspect)
     app.command()(bench)
+    app.command()(experts)
     app.command()(tune)
     app.command()(sparsity)
     app.command()(doctor)

@@ -222,9 +222,9 @@ def bench(
     asked = (text, ref, save_ref) if is_judged else None
     benchmark, path = _by_header(model, matrix, rpc) if header_only else _whole(model, matrix, rpc, asked)
     if html is not None:
-        from moetool.cli.paging import write_page
+        from moetool.cli.paging import write_bench_page
 
-        write_page(html, benchmark, path)
+        write_bench_page(html, benchmark, path)
     print_benchmark(benchmark, output, path)
 
 

@@ -1,5 +1,6 @@
-"""What the routers of a model decide while it reads: read off the graph, as llm_graph_context::build_moe_ffn
-(src/llama-graph.cpp) names its nodes.
+"""What the routers of a model decide while it reads, read off its graph.
+
+llm_graph_context::build_moe_ffn (src/llama-graph.cpp) names its nodes:
 
     logits ─► ffn_moe_probs ─► (+ bias, groups masked) ─► ffn_moe_argsort ─► ffn_moe_topk ─► ffn_moe_weights
 

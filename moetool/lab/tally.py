@@ -91,7 +91,7 @@ class Tally:
             n_used=tuple(row.n_used for row in rows[0]),
             counts=_stack(rows, "counts", n_all),
             mass=_stack(rows, "mass", n_all),
-            pairs=sum(_stack([text], "pairs", n_all)[0] for text in rows),  # type: ignore[arg-type]
+            pairs=sum(_stack([text], "pairs", n_all)[0] for text in rows),
             top_mass=np.array([[row.mean("top_mass") for row in text] for text in rows]),
             margin=np.array([[row.mean("margin") for row in text] for text in rows]),
             overlap=np.array([[row.mean("overlap") for row in text] for text in rows]),

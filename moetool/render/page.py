@@ -20,30 +20,35 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 def make_page(document: Mapping[str, Any]) -> str:
     """The page of a bench document (`data` of its envelope)."""
     rows: Sequence[Row] = document["rows"]
-    title = f"{_model_name(document)}: bench"
+    sections = (
+        *_charts(rows),
+        *section("Speed", _speed_table(rows)),
+        *section("Quality", _quality_table(document.get("quality") or ())),
+        *section("Memory", _memory_table(rows)),
+        *_notes(document.get("notes") or ()),
+        *section("Machine", _machine_facts(document)),
+        *section("Plan", _plan_facts(document.get("plan") or {})),
+    )
+    return whole_page("bench", _model_name(document), _subtitle(document), sections, document)
+
+
+def whole_page(
+    command: str, heading: str, subtitle: str, sections: Sequence[Html], document: Mapping[str, Any]
+) -> str:
+    """A page of what a command found out, with its document at the end."""
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("title", title),
+        tag("title", f"{heading}: {command}"),
         tag("style", Html(_STYLE.read_text("utf-8"))),
     )
     body = tag(
         "body",
-        tag("header", tag("h1", _model_name(document)), tag("p", _subtitle(document))),
-        tag(
-            "main",
-            *_charts(rows),
-            *_section("Speed", _speed_table(rows)),
-            *_section("Quality", _quality_table(document.get("quality") or ())),
-            *_section("Memory", _memory_table(rows)),
-            *_notes(document.get("notes") or ()),
-            *_section("Machine", _machine_facts(document)),
-            *_section("Plan", _plan_facts(document.get("plan") or {})),
-            _all_data(document),
-        ),
-        tag("footer", "Made by moetool bench."),
+        tag("header", tag("h1", heading), tag("p", subtitle)),
+        tag("main", *sections, _all_data(document)),
+        tag("footer", f"Made by moetool {command}."),
     )
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
@@ -69,7 +74,8 @@ def _subtitle(document: Mapping[str, Any]) -> str:
     return " · ".join(parts)
 
 
-def _section(title: str, inside: Html) -> list[Html]:
+def section(title: str, inside: Html) -> list[Html]:
+    """A part of a page with a heading; none if nothing is inside."""
     return [tag("section", tag("h2", title), inside)] if inside else []
 
 
@@ -78,7 +84,7 @@ def _charts(rows: Sequence[Row]) -> list[Html]:
     return [tag("section", *drawn, class_="charts")] if drawn else []
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
     """Columns in which nothing stands are left out; what is not a figure stands to the left."""
     if not rows:
         return Html("")
@@ -89,8 +95,8 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
         cells = (tag(cell, row[at], class_="text" if at in is_text else None) for at in kept)
         return tag("tr", *cells)
 
-    table = tag("table", tag("thead", line("th", heads)), tag("tbody", *(line("td", row) for row in rows)))
-    return tag("div", table, class_="scroll")
+    body = tag("tbody", *(line("td", row) for row in rows))
+    return tag("div", tag("table", tag("thead", line("th", heads)), body), class_="scroll")
 
 
 def _figure(value: float | None, form: str = "{:.1f}") -> str:
@@ -129,7 +135,7 @@ def _speed_table(rows: Sequence[Row]) -> Html:
         )
         for row in rows
     ]
-    return _table(heads, cells)
+    return table(heads, cells)
 
 
 def _quality_table(judged: Sequence[Mapping[str, Any]]) -> Html:
@@ -145,7 +151,7 @@ def _quality_table(judged: Sequence[Mapping[str, Any]]) -> Html:
         "max",
         "same top",
     )
-    return _table(heads, [_quality_cells(one) for one in judged])
+    return table(heads, [_quality_cells(one) for one in judged])
 
 
 def _quality_cells(one: Mapping[str, Any]) -> tuple[str, ...]:
@@ -173,11 +179,11 @@ def _memory_table(rows: Sequence[Row]) -> Html:
             name = setting_name(row) if row.get("point") else ""
             cells = (use["device"], name, show_bytes(use["bytes"]), show_bytes(use["predicted_bytes"]))
             seen.setdefault((use["device"], name), cells)
-    return _table(("device", "setting", "made", "predicted"), list(seen.values()))
+    return table(("device", "setting", "made", "predicted"), list(seen.values()))
 
 
 def _notes(notes: Sequence[str]) -> list[Html]:
-    return _section("Notes", tag("ul", *(tag("li", note) for note in notes)) if notes else Html(""))
+    return section("Notes", tag("ul", *(tag("li", note) for note in notes)) if notes else Html(""))
 
 
 def _facts(facts: Mapping[str, str]) -> Html:
