@@ -69,9 +69,9 @@ def sparsity(
     found = measure_sparsity(opened, make_wishes(flags), asked, rpc)
     file_name = str(opened.model.paths[0])
     if html is not None:
-        from moetool.cli.paging import write_page
+        from moetool.cli.paging import write_bench_page
 
-        write_page(html, found.benchmark, file_name)
+        write_bench_page(html, found.benchmark, file_name)
     if output is Output.json:
         from moetool import report
         from moetool.cli.boundary import print_result
