@@ -22,6 +22,8 @@ from moetool.fitting import Listed, Offered
 from moetool.frontier import unbeaten
 from moetool.generate import Stats
 from moetool.kept_sessions import KeptSession
+from moetool.lab.imatrix import Imatrix
+from moetool.lab.quant_plan import QuantPlan
 from moetool.lab.sparsity import Sparsity
 from moetool.machine import Machine, to_json
 from moetool.memory import DeviceMemory, cache_sizes
@@ -456,3 +458,46 @@ def of_worker(lending: Lending) -> dict[str, Any]:
 def of_doctor(found: Doctor) -> dict[str, Any]:
     """The findings. `machine` is what `--machine FILE` reads back from this document."""
     return asdict(found) | {"machine": to_json(found.machine), "versions": dict(found.versions)}
+
+
+def of_quant_plan(plan: QuantPlan, imatrix: Imatrix | None, target: str | None) -> dict[str, Any]:
+    """A quantization: sizes in bytes, by role and in all, types by tensor; `file` is null after a dry run."""
+    return {
+        "file": target,
+        "recipe": plan.recipe,
+        "basis": plan.basis,
+        "file_type": plan.file_type,
+        "source_bytes": plan.source_bytes,
+        "file_bytes": plan.file_bytes,
+        "weights_bytes": plan.weights_bytes,
+        "n_params": plan.n_params,
+        "bits_per_weight": plan.bits_per_weight,
+        "expected_kld": plan.expected_kld,
+        "roles": [
+            {
+                "role": row.role,
+                "n_params": row.n_params,
+                "before_bytes": row.before_bytes,
+                "after_bytes": row.after_bytes,
+                "params_by_type": {quant.name: n for quant, n in row.types},
+            }
+            for row in plan.rows
+        ],
+        "types": {name: quant.name for name, quant in plan.types.items()},
+        "unseen_experts": _of_unseen(imatrix) if imatrix else {},
+    }
+
+
+def of_imatrix(imatrix: Imatrix, target: str) -> dict[str, Any]:
+    """An importance matrix: what was read, how often each expert was seen, of which nothing is known."""
+    return {
+        "file": target,
+        "n_chunks": imatrix.n_chunks,
+        "chunk_tokens": imatrix.chunk_tokens,
+        "counts": {name: inputs.counts.tolist() for name, inputs in imatrix.entries.items()},
+        "unseen_experts": _of_unseen(imatrix),
+    }
+
+
+def _of_unseen(imatrix: Imatrix) -> dict[str, list[int]]:
+    return {name: list(experts) for name, experts in imatrix.unseen().items()}

@@ -32,6 +32,7 @@ LAYERS: dict[str, int] = {
     "kept_tunings": 4,
     "kept_frontiers": 4,
     "kept_profiles": 4,
+    "kept_sensitivities": 4,
     "plan": 4,
     "store": 5,
     "engine": 5,

@@ -15,10 +15,12 @@ def make_app() -> typer.Typer:
     from moetool.cli.bench import bench
     from moetool.cli.doctor import doctor
     from moetool.cli.experts import experts
+    from moetool.cli.imatrix import imatrix
     from moetool.cli.inspect import inspect
     from moetool.cli.list import list_command
     from moetool.cli.plan import plan
     from moetool.cli.pull import pull
+    from moetool.cli.quantize import quantize
     from moetool.cli.rm import rm
     from moetool.cli.run import run
     from moetool.cli.search import search
@@ -35,19 +37,25 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(root)
-    app.command()(run)
-    app.command()(plan)
-    app.command()(pull)
-    app.command()(search)
     app.command(name="list")(list_command)
-    app.command()(rm)
-    app.command()(inspect)
-    app.command()(bench)
-    app.command()(experts)
-    app.command()(tune)
-    app.command()(sparsity)
-    app.command()(doctor)
-    app.command()(worker)
+    named = (
+        run,
+        plan,
+        pull,
+        search,
+        rm,
+        inspect,
+        bench,
+        experts,
+        sparsity,
+        tune,
+        quantize,
+        imatrix,
+        doctor,
+        worker,
+    )
+    for command in named:
+        app.command()(command)
     return app
 
 

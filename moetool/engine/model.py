@@ -150,6 +150,11 @@ class Engine:
         return self.memory.tokens
 
     @property
+    def model(self) -> Any:
+        """llama.cpp's model, for what else this room does with it."""
+        return self._model
+
+    @property
     def context(self) -> Any:
         """llama.cpp's context, for what else this room does with it."""
         return self._context
