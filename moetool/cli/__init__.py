@@ -37,25 +37,10 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(root)
-    app.command(name="list")(list_command)
-    named = (
-        run,
-        plan,
-        pull,
-        search,
-        rm,
-        inspect,
-        bench,
-        experts,
-        sparsity,
-        tune,
-        quantize,
-        imatrix,
-        doctor,
-        worker,
-    )
-    for command in named:
-        app.command()(command)
+    finding = (run, plan, pull, search, list_command, rm, inspect)
+    measuring = (bench, experts, sparsity, tune, quantize, imatrix, doctor, worker)
+    for command in (*finding, *measuring):
+        app.command(name=command.__name__.removesuffix("_command"))(command)
     return app
 
 

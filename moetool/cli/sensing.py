@@ -102,9 +102,7 @@ def _plan(opened: Opened) -> Plan:
     return replace(plan, settings=replace(plan.settings, use_mmap=False, repack=False))
 
 
-def _read_reference(
-    engine: Engine, chunks: Chunks, stream: IO[bytes], opened: Opened, digest: str
-) -> KeptReference:
+def _read_reference(engine: Engine, chunks: Chunks, stream: IO[bytes], opened: Opened) -> KeptReference:
     with ReferenceWriter(stream, source_of(engine, opened), chunks) as keeper:
         measure_quality(TextReader(engine), chunks, None, keeper)
     return KeptReference(stream)
