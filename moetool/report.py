@@ -24,6 +24,7 @@ from moetool.generate import Stats
 from moetool.kept_sessions import KeptSession
 from moetool.lab.imatrix import Imatrix
 from moetool.lab.quant_plan import QuantPlan
+from moetool.lab.layer_map import LayerMap
 from moetool.lab.sparsity import Sparsity
 from moetool.machine import Machine, to_json
 from moetool.memory import DeviceMemory, cache_sizes
@@ -378,6 +379,20 @@ def of_sparsity(found: Sparsity, file_name: str) -> dict[str, Any]:
         "min_tok_s": found.min_tok_s,
         "pick": found.pick.experts if found.pick else None,
         "bench": of_bench(found.benchmark, file_name),
+    }
+
+
+def of_layer_map(found: LayerMap) -> dict[str, Any]:
+    """What fewer experts cost in each layer (`keep` instead of `own`; mean nats of divergence), in all of
+    them `together`, and the halves of the layers that cost least and most."""
+    return {
+        "own": found.own,
+        "keep": found.keep,
+        "n_tokens": found.n_tokens,
+        "layers": [asdict(cost) for cost in found.layers],
+        "together": {"kld": asdict(found.together.kld), "same_top": found.together.same_top},
+        "tolerant": list(found.tolerant),
+        "sensitive": list(found.sensitive),
     }
 
 

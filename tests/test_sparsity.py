@@ -185,7 +185,9 @@ def test_a_frontier_is_measured_kept_quoted_and_never_chosen(moetool_here: Moeto
     assert before.err.startswith(
         "1 experts a token instead of 2; what that costs was not measured: moetool s"
     )
-    done = moetool_here("sparsity", "demo", "--experts", "1", *texts, "--budget", "1", "-o", "json")
+    done = moetool_here(
+        "sparsity", "demo", "--experts", "1", *texts, "--budget", "1", "-t", "1", "-o", "json"
+    )
     data = done.document["data"]
     one, own = data["frontier"]
     assert (one["experts"], own["experts"], data["own"]) == (1, 2, 2)

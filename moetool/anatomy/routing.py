@@ -67,6 +67,7 @@ _WIDTH_BY_USED = frozenset(
         "rnd1",
     }
 )
+_SOFTMAX_WEIGHT = 3
 # The only graph that asks for each layer's own number (src/models/nemotron-h.cpp).
 _BY_LAYER = frozenset({"nemotron_h", "nemotron_h_moe"})
 
@@ -75,10 +76,12 @@ _BY_LAYER = frozenset({"nemotron_h", "nemotron_h_moe"})
 class Routing:
     """`most` experts can be asked for, 1 at least. `fixed` says why the number cannot be changed ("": it
     can), `unfit` why llama.cpp would abort on this file ("": it would not). With `is_renormed` the weights of
-    the chosen experts add up to one however many there are."""
+    the chosen experts add up to one however many there are; with `is_softmaxed` that is because a softmax
+    over them is taken last."""
 
     most: int
     is_renormed: bool
+    is_softmaxed: bool = False
     fixed: str = ""
     unfit: str = ""
 
@@ -88,6 +91,7 @@ def make_routing(metadata: Metadata, tensors: Sequence[RoledTensor], layers: Seq
     return Routing(
         most=_most(metadata),
         is_renormed=_is_renormed(metadata),
+        is_softmaxed=_is_softmaxed(metadata),
         fixed=_why_fixed(metadata, tensors),
         unfit=_why_unfit(metadata, layers),
     )
@@ -101,7 +105,14 @@ def _most(metadata: Metadata) -> int:
     return n_expert // n_groups * metadata.number("expert_group_used_count")
 
 
+def _is_softmaxed(metadata: Metadata) -> bool:
+    """LLAMA_EXPERT_GATING_FUNC_TYPE_SOFTMAX_WEIGHT."""
+    return metadata.arch == "gpt-oss" or metadata.number("expert_gating_func") == _SOFTMAX_WEIGHT
+
+
 def _is_renormed(metadata: Metadata) -> bool:
+    if _is_softmaxed(metadata):
+        return True
     if metadata.arch in _RENORMED_BY_KEY:
         return metadata.header.get_bool(f"{metadata.arch}.expert_weights_norm", False)
     return metadata.arch not in _NEVER_RENORMED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,10 @@ from moetool.cli.options import (
     ThreadsOpt,
     VramOpt,
 )
+from moetool.errors import UsageError
+
+if TYPE_CHECKING:
+    from moetool.lab.layer_map import LayerMap
 
 
 def sparsity(
@@ -31,6 +35,9 @@ def sparsity(
         str | None,
         typer.Option(metavar="N,…", help="Numbers to measure, instead of those up to twice the model's own."),
     ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Instead: which layers tolerate fewer (half, or --experts N).")
+    ] = False,
     min_tok_s: Annotated[
         float | None, typer.Option(min=0, help="Recommend what costs least at this decode speed.")
     ] = None,
@@ -56,8 +63,11 @@ def sparsity(
     moetool sparsity ./model.gguf --text code.txt --text prose.txt --min-tok-s 20
 
     moetool sparsity ./model.gguf --experts 4-8 --budget 600
+
+    moetool sparsity demo --layers
     """
     from moetool.bench.matrix import parse_numbers
+    from moetool.cli.layer_map import map_layers
     from moetool.cli.opening import open_model
     from moetool.cli.thinning import Asked, measure_sparsity
     from moetool.cli.wishing import Flags, make_wishes
@@ -66,13 +76,19 @@ def sparsity(
     asked = Asked(counts, tuple(text or ()), budget, min_tok_s)
     flags = Flags(kv=kv, threads=threads, device=device, vram=vram, ram=ram, reserve=reserve)
     opened = open_model(model)
-    found = measure_sparsity(opened, make_wishes(flags), asked, rpc)
+    wishes, as_json = make_wishes(flags), output is Output.json
+    if layers:
+        if html is not None or min_tok_s is not None:
+            raise UsageError("--layers goes with neither --html nor --min-tok-s", "leave them out")
+        _show_layers(map_layers(opened, wishes, asked, rpc), as_json=as_json)
+        return
+    found = measure_sparsity(opened, wishes, asked, rpc)
     file_name = str(opened.model.paths[0])
     if html is not None:
         from moetool.cli.paging import write_bench_page
 
         write_bench_page(html, found.benchmark, file_name)
-    if output is Output.json:
+    if as_json:
         from moetool import report
         from moetool.cli.boundary import print_result
 
@@ -81,3 +97,15 @@ def sparsity(
     from moetool.render.sparsity import show_sparsity
 
     show_sparsity(found, model)
+
+
+def _show_layers(found: LayerMap, *, as_json: bool) -> None:
+    if as_json:
+        from moetool import report
+        from moetool.cli.boundary import print_result
+
+        print_result("sparsity", report.of_layer_map(found))
+        return
+    from moetool.render.layer_map import show_layer_map
+
+    show_layer_map(found)

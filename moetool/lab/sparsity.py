@@ -100,11 +100,12 @@ def score_text(name: str, quality: Quality) -> TextScore:
     return TextScore(
         text=name,
         n_tokens=quality.n_tokens,
-        ppl=_interval(quality.ppl),
-        kld=_interval(kld.mean) if kld else None,
+        ppl=to_interval(quality.ppl),
+        kld=to_interval(kld.mean) if kld else None,
         same_top=kld.same_top.value if kld else None,
     )
 
 
-def _interval(figure: Figure) -> Interval:
+def to_interval(figure: Figure) -> Interval:
+    """A figure of a reading as the lab keeps it."""
     return Interval(figure.value, figure.low, figure.high)
