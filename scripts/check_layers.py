@@ -4,8 +4,8 @@
     scripts/check_layers.py [MODEL] [--keep N]
 
 The map is made from every other item of the shipped text (which is then taken the other way round). On the
-items between them, and on moetool's README, experts are dropped in the half of the layers that costs less by the
-map, and in the half that costs more: the first should cost less divergence, beyond both intervals.
+items between them, and on moetool's README, experts are dropped in the half of the layers that costs less by
+the map, and in the half that costs more: the first should cost less divergence, beyond both intervals.
 """
 
 from __future__ import annotations
