@@ -23,8 +23,8 @@ from moetool.frontier import unbeaten
 from moetool.generate import Stats
 from moetool.kept_sessions import KeptSession
 from moetool.lab.imatrix import Imatrix
-from moetool.lab.quant_plan import QuantPlan
 from moetool.lab.layer_map import LayerMap
+from moetool.lab.quant_plan import QuantPlan
 from moetool.lab.sparsity import Sparsity
 from moetool.machine import Machine, to_json
 from moetool.memory import DeviceMemory, cache_sizes
