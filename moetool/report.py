@@ -14,6 +14,7 @@ from moetool.bench.constrained import ConstrainedRow
 from moetool.bench.report import Benchmark, Judged, row_fields
 from moetool.bench.tuning import Tuned
 from moetool.choice import Choice, Option
+from moetool.contest import Contender, verdict
 from moetool.doctor import Doctor
 from moetool.engine.measured import BufferSize
 from moetool.engine.rpc_server import Lending
@@ -516,3 +517,30 @@ def of_imatrix(imatrix: Imatrix, target: str) -> dict[str, Any]:
 
 def _of_unseen(imatrix: Imatrix) -> dict[str, list[int]]:
     return {name: list(experts) for name, experts in imatrix.unseen().items()}
+
+
+def of_contest(contenders: Sequence[Contender]) -> dict[str, Any]:
+    """Models side by side: the plan of each, what was measured of it, and which to take."""
+    return {
+        "n_ctx": contenders[0].plan.settings.n_ctx_seq,
+        "machine": to_json(contenders[0].plan.machine),
+        "models": [_of_contender(one) for one in contenders],
+        "verdict": asdict(verdict(contenders)),
+    }
+
+
+def _of_contender(one: Contender) -> dict[str, Any]:
+    plan = of_plan(one.plan, "")
+    return {
+        "label": one.label,
+        "model": plan["model"]
+        | {"file_bytes": one.plan.anatomy.file_bytes, "effective_size_heuristic": one.size},
+        "settings": plan["settings"],
+        "memory": plan["memory"],
+        "fits": plan["fits"],
+        "missing_bytes": plan["missing_bytes"],
+        "speed": plan["speed"],
+        "measured_speed": asdict(one.speed),
+        "quality": plan["quality"],
+        "measured_quality": [asdict(quality) for quality in one.qualities],
+    }

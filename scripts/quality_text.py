@@ -16,15 +16,15 @@ from eval_demo import tasks
 ITEMS = 26  # of each task
 
 
-def make_text() -> str:
+def make_text(seed: str) -> str:
     """All items in one random order, a blank line between two."""
     kinds = [task for task in tasks() if not task.distance and task.unseen]
     items = []
     for number in range(ITEMS):
         for task in kinds:
-            doc = task.make(Source(random.Random(f"quality-{task.name}-{number}"), unseen=True))
+            doc = task.make(Source(random.Random(f"{seed}-{task.name}-{number}"), unseen=True))
             items.append("".join(f"user\n{turn.user}\nassistant\n{turn.answer}\n" for turn in doc.turns))
-    random.Random("quality").shuffle(items)
+    random.Random(seed).shuffle(items)
     return "\n".join(items)
 
 
@@ -32,7 +32,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     target = Path(__file__).parent.parent / "moetool" / "data" / "quality.txt"
     parser.add_argument("--out", type=Path, default=target, help="default: the shipped file")
-    parser.parse_args().out.write_text(make_text(), "utf-8")
+    parser.add_argument("--seed", default="quality", help="another word: other items of the same tasks")
+    args = parser.parse_args()
+    args.out.write_text(make_text(args.seed), "utf-8")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from moetool import __version__
 def make_app() -> typer.Typer:
     """The command line with all its commands."""
     from moetool.cli.bench import bench
+    from moetool.cli.compare import compare
     from moetool.cli.doctor import doctor
     from moetool.cli.experts import experts
     from moetool.cli.imatrix import imatrix
@@ -37,7 +38,7 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(root)
-    finding = (run, plan, pull, search, list_command, rm, inspect)
+    finding = (run, plan, pull, search, list_command, rm, inspect, compare)
     measuring = (bench, experts, sparsity, tune, quantize, imatrix, doctor, worker)
     for command in (*finding, *measuring):
         app.command(name=command.__name__.removesuffix("_command"))(command)

@@ -29,7 +29,7 @@ def inspect(
     from moetool.cli.remote_plan import remote_name
 
     remote = remote_name(model)
-    anatomy = _read_remote(remote) if remote else open_model(model).anatomy
+    anatomy = read_remote_anatomy(remote) if remote else open_model(model).anatomy
     if output is Output.json:
         from moetool.cli.boundary import print_result
 
@@ -42,7 +42,7 @@ def inspect(
         show_layers(anatomy.layers)
 
 
-def _read_remote(name: ModelName) -> Anatomy:
+def read_remote_anatomy(name: ModelName) -> Anatomy:
     """The anatomy of a quant on the Hub (the usual one, if none is named), from its header.
 
     Raises NotFound, GatedRepo, HubError, and HeaderError for a damaged file.

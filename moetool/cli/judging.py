@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ from moetool.eval import (
     summarize,
 )
 from moetool.identity import read_model_digest
+from moetool.kept_qualities import KeptQuality, keep_quality, read_qualities_path
 from moetool.machine import Machine
 from moetool.plan import Plan, Wishes
 from moetool.render.plain import notice
@@ -86,7 +88,29 @@ def judge_benchmark(
     rows = benchmark.rows
     for one in judged:
         rows = add_extra(rows, one.point, quality_fields(one))
+        _keep(opened, wishes, asked, one)
     return replace(benchmark, rows=mark_front(rows), judged=judged, plan=benchmark.plan or plan)
+
+
+def _keep(opened: Opened, wishes: Wishes, asked: Asked, judged: Judged) -> None:
+    """Keep what was found of the file itself: not of other experts or caches than its own."""
+    if judged.point or wishes.experts is not None or wishes.type_k is not None:
+        return
+    quality, kld = judged.quality, judged.quality.kld
+    from_reference = (
+        asked.text is None and asked.reference is not None and is_reference(Path(asked.reference))
+    )
+    kept = KeptQuality(
+        digest=read_model_digest(opened.model.paths),
+        text="its reference's text" if from_reference else (asked.text or quality_text_path()).name,
+        n_tokens=quality.n_tokens,
+        n_vocab=opened.anatomy.n_vocab,
+        when=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        ppl=quality.ppl.value,
+        kld=kld.mean.value if kld else None,
+        reference=Path(judged.reference).name if judged.reference else None,
+    )
+    keep_quality(read_qualities_path(), kept)
 
 
 def judge_all(
