@@ -5,36 +5,43 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from moetool.anatomy import Anatomy, Layer, RoledTensor, effective_size, state_bytes
-from moetool.batch.results import BatchDone
-from moetool.bench.compare import Comparison, Ratio
-from moetool.bench.constrained import ConstrainedRow
-from moetool.bench.report import Benchmark, Judged, row_fields
-from moetool.bench.tuning import Tuned
-from moetool.choice import Choice, Option
-from moetool.contest import Contender, verdict
-from moetool.doctor import Doctor
-from moetool.engine.measured import BufferSize
-from moetool.engine.rpc_server import Lending
-from moetool.errors import MoetoolError
-from moetool.fitting import Listed, Offered
+from moetool.anatomy import effective_size, state_bytes
 from moetool.frontier import unbeaten
-from moetool.generate import Stats
-from moetool.kept_sessions import KeptSession
-from moetool.lab.imatrix import Imatrix
-from moetool.lab.layer_map import LayerMap
-from moetool.lab.quant_plan import QuantPlan
-from moetool.lab.sparsity import Sparsity
-from moetool.machine import Machine, to_json
-from moetool.memory import DeviceMemory, cache_sizes
-from moetool.plan import Alternative, Draft, Plan, Reason
-from moetool.pulling import PullResult
-from moetool.quality import Quality, expected_loss
-from moetool.remote import RemoteHeaders
-from moetool.speed import Speed
-from moetool.store import Removal
+from moetool.machine import to_json
+from moetool.memory import cache_sizes
+from moetool.quality import expected_loss
+
+# Every command prints one of these documents, and waits for the rooms of none of the others.
+if TYPE_CHECKING:
+    from moetool.anatomy import Anatomy, Layer, RoledTensor
+    from moetool.batch.results import BatchDone
+    from moetool.bench.compare import Comparison, Ratio
+    from moetool.bench.constrained import ConstrainedRow
+    from moetool.bench.report import Benchmark, Judged
+    from moetool.bench.tuning import Tuned
+    from moetool.choice import Choice, Option
+    from moetool.contest import Contender
+    from moetool.doctor import Doctor
+    from moetool.engine.measured import BufferSize
+    from moetool.engine.rpc_server import Lending
+    from moetool.errors import MoetoolError
+    from moetool.fitting import Listed, Offered
+    from moetool.generate import Stats
+    from moetool.kept_sessions import KeptSession
+    from moetool.lab.imatrix import Imatrix
+    from moetool.lab.layer_map import LayerMap
+    from moetool.lab.quant_plan import QuantPlan
+    from moetool.lab.sparsity import Sparsity
+    from moetool.machine import Machine
+    from moetool.memory import DeviceMemory
+    from moetool.plan import Alternative, Draft, Plan, Reason
+    from moetool.pulling import PullResult
+    from moetool.quality import Quality
+    from moetool.remote import RemoteHeaders
+    from moetool.speed import Speed
+    from moetool.store import Removal
 
 ENVELOPE_VERSION = 1
 
@@ -317,6 +324,8 @@ BENCH_SCHEMA = "moetool-bench-1"
 def of_bench(benchmark: Benchmark, file_name: str = "") -> dict[str, Any]:
     """The bench document (moetool/data/bench.schema.json); a row's `point` says what its setting changes of
     the base. `plan` is that of the first setting."""
+    from moetool.bench.report import row_fields
+
     rows = [row_fields(row) | {"point": dict(row.point)} for row in benchmark.rows]
     return {
         "schema": BENCH_SCHEMA,
@@ -521,6 +530,8 @@ def _of_unseen(imatrix: Imatrix) -> dict[str, list[int]]:
 
 def of_contest(contenders: Sequence[Contender]) -> dict[str, Any]:
     """Models side by side: the plan of each, what was measured of it, and which to take."""
+    from moetool.contest import verdict
+
     return {
         "n_ctx": contenders[0].plan.settings.n_ctx_seq,
         "machine": to_json(contenders[0].plan.machine),

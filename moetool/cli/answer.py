@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -18,7 +18,6 @@ from moetool.cli.priced import show_price
 from moetool.cli.task import Task, show_left_out
 from moetool.cli.think import Think
 from moetool.cli.tuned import tuned_plan
-from moetool.constrain import Constraint, TokenTable, make_matcher, make_tokenizer
 from moetool.engine.model import Engine
 from moetool.engine.threads import SharedCores
 from moetool.errors import ContextFull, UsageError
@@ -32,14 +31,16 @@ from moetool.speed import Speed
 
 if TYPE_CHECKING:
     from moetool.cli.session import Session
+    from moetool.constrain import Constraint
     from moetool.engine.slots import Slot, Slots
     from moetool.kept_sessions import SessionFiles
 
 # Less than this many bytes a token is worth counting exactly.
 USUAL_PIECE_BYTES = 16
 
-# What an answer needs once the model is loaded, 0.15 s of imports together.
-_NEEDED_LATER = ("numpy", "moetool.template.sandbox", "moetool.cli.one_shot")
+# What an answer needs once the model is loaded, 0.1 s of imports together; a raw prompt fills no template.
+_NEEDED_LATER = ("numpy", "moetool.cli.one_shot")
+_NEEDED_BY_TEMPLATES = ("moetool.template.sandbox",)
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,6 @@ def answer_request(
     """Plan, load, and answer; or chat when there is no prompt."""
     plan = tuned_plan(opened, read_this_machine(rpc=rpc), wishes, is_quiet=request.quiet)
     require_fit(plan, opened.model.name)
-    if not request.quiet:
-        show_price(plan, opened)
     sampling = choose_sampling(opened, sampling_flags)
     require_chance(request.task, sampling)
     if request.on_full is OnFull.shift:
@@ -82,10 +81,10 @@ def answer_request(
 
         require_shift(opened, plan.settings)
     if not request.quiet:
+        show_price(plan, opened)
         show_left_out(request.task)
     cores = SharedCores(plan.settings.n_threads, CoreWatch())
-    # llama.cpp reads the model without Python, which imports the rest meanwhile.
-    threading.Thread(target=_import_the_rest, daemon=True).start()
+    _begin_imports(request)
     with ExitStack() as stack:
         ctrl_c = stack.enter_context(CtrlC())
         session = stack.enter_context(_session_of(request, opened, plan, ctrl_c))
@@ -119,10 +118,16 @@ def _session_of(
     )
 
 
-def _import_the_rest() -> None:
+def _begin_imports(request: Request) -> None:
+    """llama.cpp reads the model without Python, which imports the rest meanwhile."""
+    needed = _NEEDED_LATER if request.raw else (*_NEEDED_LATER, *_NEEDED_BY_TEMPLATES)
+    threading.Thread(target=_import_all, args=(needed,), daemon=True).start()
+
+
+def _import_all(names: Sequence[str]) -> None:
     # What cannot be imported is told where it is used.
     with suppress(ImportError):
-        for name in _NEEDED_LATER:
+        for name in names:
             import_module(name)
 
 
@@ -181,6 +186,8 @@ def grammar_maker(engine: Engine | Slots, task: Task) -> Callable[[], Grammar | 
         from moetool.engine.grammar import LlamaGrammar
 
         return LlamaGrammar(vocabulary, constraint.source).copy
+    from moetool.constrain import TokenTable, make_matcher, make_tokenizer
+
     table = TokenTable(
         tokens=vocabulary.all_pieces(),
         special=vocabulary.special_tokens(),

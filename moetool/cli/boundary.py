@@ -45,7 +45,9 @@ def run_command_line(arguments: Sequence[str]) -> int:
     when_llama_aborts(partial(_leave, arguments))
     try:
         with _leaving_at_once(arguments):
-            code = make_app()(args=list(arguments), standalone_mode=False, prog_name="moetool")
+            code = make_app(command_of(arguments))(
+                args=list(arguments), standalone_mode=False, prog_name="moetool"
+            )
         sys.stdout.flush()
     except Reported as reported:
         return reported.exit_code

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from moetool.constrain import Constraint, Judge, Refusal, parse_schema_loosely
 from moetool.errors import ContextFull, Interrupted, MoetoolError, OutputInvalid
 from moetool.generate import CONTEXT, END_OF_TEXT, INTERRUPTED, Stats
 from moetool.render.plain import notice
+
+# Most answers are free text, which waits for no grammar's room.
+if TYPE_CHECKING:
+    from moetool.constrain import Constraint, Judge, Refusal
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Task:
 
 def best_effort_task(schema: str, retries: int) -> Task:
     """A schema of which decoding enforces what it can, and the finished answer is checked against all."""
+    from moetool.constrain import Judge, parse_schema_loosely
+
     constraint, left_out = parse_schema_loosely(schema)
     return Task(constraint, Judge(constraint), left_out, retries)
 
