@@ -16,7 +16,7 @@ import tempfile
 
 from moetool.bench.matrix import parse_numbers
 from moetool.cli.opening import open_model, read_this_machine
-from moetool.cli.thinning import measure_speed
+from moetool.cli.pacing import measure_speed
 from moetool.frontier import counts_that_matter
 from moetool.lab.sparsity import make_frontier
 from moetool.plan import Wishes
@@ -27,8 +27,8 @@ def check(name: str, counts: tuple[int, ...], budget_s: float) -> None:
     own = opened.anatomy.n_expert_used
     counts = counts or counts_that_matter(own, opened.anatomy.routing.most)
     machine = read_this_machine(measure="again")
-    rows, notes, _ = measure_speed(opened, machine, Wishes(), sorted({*counts, own}), budget_s)
-    frontier = make_frontier(opened.anatomy, rows, {})
+    paced = measure_speed(opened, machine, Wishes(), sorted({*counts, own}), budget_s)
+    frontier = make_frontier(opened.anatomy, paced.rows, {})
     print(f"{name}: {opened.anatomy.quant}, {own} of {opened.anatomy.n_expert} experts")
     print("experts  decode tok/s  predicted  error   prompt tok/s  predicted  error")
     for point in frontier.points:
@@ -40,7 +40,7 @@ def check(name: str, counts: tuple[int, ...], budget_s: float) -> None:
             error = f"{predicted / measured - 1:+6.1%}" if predicted else "?"
             cells.append(f"{measured:12.2f}  {predicted or 0:9.2f}  {error}")
         print("  ".join(cells), flush=True)
-    for note in notes:
+    for note in paced.notes:
         print(note)
 
 

@@ -102,6 +102,10 @@ def too_many_experts(folder: Path) -> list[str]:
     return ["run", "demo", "Hello", "--experts", "99"]
 
 
+def experts_for_each_layer(folder: Path) -> list[str]:
+    return ["run", "demo", "Hello", "--experts", "2,1,1,2"]
+
+
 def schema_that_is_no_json(folder: Path) -> list[str]:
     return ["run", "demo", "Hello", "--schema", "{nope"]
 
@@ -148,6 +152,7 @@ CASES: list[tuple[Make, int, str, str, str]] = [
     (no_number, 2, "usage", "--top-p cannot be nan", "number"),
     (bad_cache_type, 2, "usage", "q9_9", "q8_0"),
     (too_many_experts, 2, "usage", "8 experts", "1 to 8"),
+    (experts_for_each_layer, 2, "usage", "one number for all layers", "nemotron_h"),
     (schema_that_is_no_json, 2, "constraint", "not JSON", ""),
     (schema_beyond_the_engine, 2, "constraint", "'uniqueItems'", "best-effort"),
     (unknown_grammar, 2, "constraint", "jsn", "json"),

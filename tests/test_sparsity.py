@@ -13,6 +13,7 @@ from test_plan import DEMO, HEADERS, MOE, machine
 
 from moetool.anatomy import Anatomy, make_anatomy
 from moetool.anatomy.sizes import params_active_with
+from moetool.bench.speed import SpeedSamples, SpeedTest
 from moetool.errors import EngineError, UsageError
 from moetool.frontier import (
     Frontier,
@@ -26,7 +27,7 @@ from moetool.frontier import (
 )
 from moetool.gguf import open_header
 from moetool.kept_frontiers import KeptFrontier, keep_frontier, parse_frontier, read_frontier
-from moetool.lab.sparsity import choose_chunks, choose_tests
+from moetool.lab.sparsity import Anchor, choose_chunks, choose_tests, correct, pace
 from moetool.plan import Wishes, make_alternatives, make_plan
 
 
@@ -97,6 +98,32 @@ def test_tests_and_chunks_fit_into_the_time_there_is() -> None:
     assert choose_tests(1, 1, 88, 1) == (128, 16)
     assert choose_chunks(100, 512, 10, 512) == 10
     assert choose_chunks(1, 512, 10, 1) == 2  # one chunk has no interval
+
+
+def test_a_machine_that_slows_down_meanwhile_favours_no_number() -> None:
+    test = SpeedTest(0, 10)
+    pace_of_machine = (1, 1, 2, 3, 1)
+    own = SpeedSamples(test, tuple(100 * p for p in pace_of_machine))
+    other = SpeedSamples(test, tuple(80 * p for p in pace_of_machine))
+    steady = SpeedSamples(test, (100,) * 20)
+    assert pace(steady, own, other).samples_ns == (80,) * 5
+
+
+def test_what_the_own_number_took_corrects_what_is_predicted_of_others() -> None:
+    def tok_s(experts: int, rest_s: float, each_s: float) -> float:
+        return 1 / (rest_s + each_s * experts)
+
+    # All of it read from memory, which is 20 % slower than was thought: everything is.
+    slow = Anchor(8, tok_s(8, 0.02, 0.0025), tok_s(8, 0.02, 0.0025) / 1.2)
+    assert correct(slow, 4, tok_s(4, 0.02, 0.0025)) == pytest.approx(tok_s(4, 0.02, 0.0025) / 1.2, rel=1e-9)
+    # A tiny model, nearly all of whose time was thought to be overhead, and a quarter of it is: what experts
+    # take stays as it was thought.
+    tiny = Anchor(2, tok_s(2, 720e-6, 31e-6), tok_s(2, 155e-6, 31e-6))
+    for experts in (1, 3, 4):
+        predicted = correct(tiny, experts, tok_s(experts, 720e-6, 31e-6))
+        assert predicted == pytest.approx(tok_s(experts, 155e-6, 31e-6), rel=0.03)
+    assert correct(tiny, 2, 1.0) == tiny.measured_tok_s
+    assert correct(Anchor(2, 1.0, 1000.0), 1, 1.0001) > 0
 
 
 # --- what they give and cost --------------------------------------------------------------------------------
@@ -199,8 +226,8 @@ def test_a_frontier_is_measured_kept_quoted_and_never_chosen(moetool_here: Moeto
     assert n_tokens == sum(score["n_tokens"] for score in one["texts"])
     mean = sum(score["kld"]["value"] * score["n_tokens"] for score in one["texts"]) / n_tokens
     assert one["whole"]["kld"]["value"] == pytest.approx(mean, rel=1e-6)
-    # Six samples: three there and three back.
-    assert {len(row["samples_ns"]) for row in data["bench"]["rows"]} == {6}
+    # As many turns as the model's own number had.
+    assert len({len(row["samples_ns"]) for row in data["bench"]["rows"]}) == 1
     quoted = moetool_here("run", "demo", "Hello", "--experts", "1", "--max-tokens", "1")
     assert f"KLD {one['whole']['kld']['value']:.3g}" in quoted.err
     assert "experts" not in moetool_here("run", "demo", "Hello", "--max-tokens", "1").err

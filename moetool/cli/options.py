@@ -44,8 +44,8 @@ CpuMoeOpt = Annotated[
     int | None, typer.Option("--n-cpu-moe", min=0, help="Keep the experts of the first N layers in RAM.")
 ]
 ExpertsOpt = Annotated[
-    int | None,
-    typer.Option("--experts", min=1, help="Experts used per token instead of the model's own number."),
+    str | None,
+    typer.Option("--experts", metavar="N", help="Experts used per token instead of the model's own number."),
 ]
 RpcOpt = Annotated[
     str | None,

@@ -1,8 +1,4 @@
-"""What `sparsity` does once its flags are read: measure speed and fidelity under each number of experts.
-
-Each speed is measured twice, there and back, so that a machine that slows down meanwhile favours no number.
-The model's own number comes first: what it took corrects what is predicted for the others.
-"""
+"""What `sparsity` does once its flags are read: measure speed and fidelity under each number of experts."""
 
 from __future__ import annotations
 
@@ -11,34 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moetool.bench.report import ITSELF, Benchmark, BenchRow, Judged, add_extra, quality_fields
-from moetool.bench.speed import SpeedTest
+from moetool.bench.front import mark_front
+from moetool.bench.report import ITSELF, Benchmark, Judged, add_extra, quality_fields
 from moetool.cli.answer import load_engine
-from moetool.cli.bench_rows import keep_samples, make_subject
 from moetool.cli.interrupt import CtrlC
 from moetool.cli.lab_texts import WHOLE, lab_texts, read_texts, reading_plan
-from moetool.cli.measuring import Matrix, Setting, finish, measure_settings, plan_points
-from moetool.cli.opening import Opened, plan_for, read_this_machine
+from moetool.cli.opening import Opened, read_this_machine
+from moetool.cli.pacing import Paced, measure_speed
 from moetool.cli.priced import place_of
 from moetool.errors import UsageError
 from moetool.eval import Quality
 from moetool.frontier import Frontier, TextScore, cheapest, counts_that_matter
 from moetool.identity import read_model_digest
 from moetool.kept_frontiers import KeptFrontier, keep_frontier, read_frontiers_path
-from moetool.lab.sparsity import (
-    AXIS,
-    Sparsity,
-    choose_chunks,
-    choose_tests,
-    join_passes,
-    make_frontier,
-    score_text,
-)
+from moetool.lab.sparsity import AXIS, Sparsity, choose_chunks, make_frontier, score_text
 from moetool.machine import Machine
-from moetool.plan import Plan, Wishes, check_experts
+from moetool.plan import Wishes, check_experts
 from moetool.render.progress import step_progress
-
-_REPETITIONS = 3
 
 
 @dataclass(frozen=True)
@@ -57,13 +42,13 @@ def measure_sparsity(opened: Opened, wishes: Wishes, asked: Asked, rpc: str | No
     texts = read_texts(asked.texts)
     counts = _counts(opened, asked)
     machine = read_this_machine(rpc=rpc, measure="unknown")
-    rows, notes, plan = measure_speed(opened, machine, wishes, counts, asked.budget_s / 2)
+    paced = measure_speed(opened, machine, wishes, counts, asked.budget_s / 2)
     qualities = _measure_quality(opened, machine, wishes, counts, texts, asked.budget_s / 2)
-    frontier = make_frontier(opened.anatomy, rows, _scores(qualities))
+    frontier = make_frontier(opened.anatomy, paced.rows, _scores(qualities))
     _keep(opened, machine, frontier)
     return Sparsity(
         frontier=frontier,
-        benchmark=_benchmark(rows, notes, plan, qualities),
+        benchmark=_benchmark(paced, qualities),
         n_texts=len(texts),
         min_tok_s=asked.min_tok_s,
         pick=cheapest(frontier, asked.min_tok_s) if asked.min_tok_s is not None else None,
@@ -80,39 +65,6 @@ def _counts(opened: Opened, asked: Asked) -> tuple[int, ...]:
     for count in counts:
         check_experts(anatomy, count)
     return tuple(sorted({*counts, own}))
-
-
-# --- speed --------------------------------------------------------------------------------------------------
-
-
-def measure_speed(
-    opened: Opened, machine: Machine, wishes: Wishes, counts: Sequence[int], budget_s: float
-) -> tuple[tuple[BenchRow, ...], tuple[str, ...], Plan]:
-    """Rows of all numbers, notes, and the plan of the model's own number."""
-    own = opened.anatomy.n_expert_used
-    speed = plan_for(opened, machine, wishes).speed
-    n_runs = 2 * (_REPETITIONS + 1) * len(counts)
-    n_prompt, n_gen = choose_tests(speed.prompt_tok_s or 100.0, speed.decode_tok_s or 10.0, n_runs, budget_s)
-    tests = (SpeedTest(n_prompt, 0), SpeedTest(0, n_gen))
-    points = tuple({AXIS: str(count)} for count in counts)
-    matrix = Matrix(wishes, points, tests, _REPETITIONS)
-    subject = make_subject(opened)
-
-    def plans(numbers: Sequence[int]) -> list[Setting]:
-        few = replace(matrix, points=tuple({AXIS: str(count)} for count in numbers))
-        return plan_points(opened, machine, few)[0] if numbers else []
-
-    first = plans([own])
-    rows, notes = measure_settings(opened, subject, first, matrix)
-    for row in rows:
-        keep_samples(first[0].plan, row.samples)
-    others = plans([count for count in counts if count != own])
-    for settings in (others, [*reversed(others), *first]):
-        if settings:
-            more, problems = measure_settings(opened, subject, settings, matrix)
-            rows, notes = [*rows, *more], [*notes, *problems]
-    found = finish(join_passes(rows), matrix, notes)
-    return found.rows, found.notes, first[0].plan
 
 
 # --- fidelity -----------------------------------------------------------------------------------------------
@@ -159,13 +111,8 @@ def _scores(qualities: Mapping[int, Mapping[str, Quality]]) -> dict[int, list[Te
     return found
 
 
-def _benchmark(
-    rows: tuple[BenchRow, ...],
-    notes: tuple[str, ...],
-    plan: Plan,
-    qualities: Mapping[int, Mapping[str, Quality]],
-) -> Benchmark:
-    own = plan.anatomy.n_expert_used
+def _benchmark(paced: Paced, qualities: Mapping[int, Mapping[str, Quality]]) -> Benchmark:
+    own, rows = paced.plan.anatomy.n_expert_used, paced.rows
     judged = []
     for count, by_text in sorted(qualities.items()):
         is_own = count == own
@@ -173,7 +120,7 @@ def _benchmark(
         judged.append(Judged({AXIS: str(count)}, by_text[WHOLE], name, is_estimated=not is_own))
     for one in judged:
         rows = add_extra(rows, one.point, quality_fields(one))
-    return Benchmark(rows, notes, tuple(judged), plan)
+    return Benchmark(mark_front(rows), paced.notes, tuple(judged), paced.plan)
 
 
 def _keep(opened: Opened, machine: Machine, frontier: Frontier) -> None:

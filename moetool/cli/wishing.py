@@ -33,7 +33,7 @@ class Flags:
     device: str | None = None
     batch_size: int | None = None
     ubatch_size: int | None = None
-    experts: int | None = None
+    experts: str | None = None
     vram: str | None = None
     ram: str | None = None
     reserve: str | None = None
@@ -57,7 +57,7 @@ def make_wishes(flags: Flags, n_seq: int = 1) -> Wishes:
         n_threads=flags.threads,
         n_batch=flags.batch_size,
         n_ubatch=flags.ubatch_size,
-        experts=flags.experts,
+        experts=parse_experts(flags.experts),
         vram=parse_limits(flags.vram),
         ram_bytes=parse_size(flags.ram, "--ram") if flags.ram else None,
         reserve_bytes=parse_size(flags.reserve, "--reserve") if flags.reserve else None,
@@ -75,6 +75,21 @@ def parse_context(text: str | None) -> int | None:
     if not 1 <= n_ctx < 1 << 31:
         raise UsageError(f"--ctx {text} is not a number of tokens", "write 8192, 32k or max")
     return n_ctx
+
+
+def parse_experts(text: str | None) -> int | None:
+    """--experts: one number. llama.cpp can be told no other when it loads a model (llama_model_kv_override
+    holds one value)."""
+    if text is None:
+        return None
+    if re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)+", text):
+        raise UsageError(
+            f"--experts {text}: llama.cpp takes one number for all layers when it loads a model",
+            "a number for each layer can only stand in the file itself, and only nemotron_h models follow it",
+        )
+    if not re.fullmatch(r"\d{1,6}", text.strip()):
+        raise UsageError(f"--experts {text} is not a number of experts", "write --experts 4")
+    return int(text)
 
 
 def parse_kv(text: str) -> tuple[str, str]:

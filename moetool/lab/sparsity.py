@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from moetool.anatomy import Anatomy
 from moetool.anatomy.sizes import params_active_with
 from moetool.bench.report import Benchmark, BenchRow
-from moetool.bench.speed import SpeedTest
+from moetool.bench.speed import SpeedSamples, SpeedTest
 from moetool.eval import Quality
 from moetool.eval.figures import Figure
 from moetool.frontier import Frontier, FrontierPoint, Interval, TextScore
@@ -17,6 +18,7 @@ from moetool.frontier import Frontier, FrontierPoint, Interval, TextScore
 AXIS = "experts"
 # From the longest to the shortest test that is worth making: prompt tokens, decoded tokens.
 _TESTS = ((512, 128), (512, 64), (256, 64), (256, 32), (128, 32), (128, 16))
+LONGEST_TEST = 512
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,48 @@ def join_passes(rows: Sequence[BenchRow]) -> tuple[BenchRow, ...]:
         )
         joined[key] = replace(first, samples=samples)
     return tuple(joined.values())
+
+
+def pace(all_own: SpeedSamples, own: SpeedSamples, other: SpeedSamples) -> SpeedSamples:
+    """What another number took, turn by turn beside the model's own (`own`), as if the machine had been as
+    fast all the while as in the middle of all turns of the model's own (`all_own`)."""
+    middle_ns = statistics.median(all_own.samples_ns)
+    factors = [middle_ns / ns for ns in own.samples_ns]
+    return replace(
+        other,
+        samples_ns=tuple(round(ns * f) for ns, f in zip(other.samples_ns, factors, strict=True)),
+        first_ns=tuple(round(ns * f) for ns, f in zip(other.first_ns, factors, strict=False)),
+    )
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A speed that was predicted and measured with the model's `own` number, in tokens/s."""
+
+    own: int
+    predicted_tok_s: float
+    measured_tok_s: float
+
+
+def correct(anchor: Anchor, experts: int, predicted_tok_s: float) -> float:
+    """What is predicted for another number, once the model's own was measured.
+
+    A token takes A + E × experts seconds, by the prediction. What it takes more or less than that with the
+    model's own number is shared out between A and E × own by the squares of their sizes: where both may be
+    wrong by the same part, this is likeliest. Of a tiny model it is nearly all A's, of a large one a part of
+    the bandwidth, which both feel.
+    """
+    own_s, other_s = 1 / anchor.predicted_tok_s, 1 / predicted_tok_s
+    if experts == anchor.own:
+        return anchor.measured_tok_s
+    of_experts = (other_s - own_s) / (experts - anchor.own) * anchor.own
+    rest = own_s - of_experts
+    share = of_experts**2 / (of_experts**2 + rest**2)
+    off = 1 / anchor.measured_tok_s - own_s
+    seconds = other_s + off * (1 - share + share * experts / anchor.own)
+    if seconds <= 0:  # what is predicted was too far off to be told from parts
+        return predicted_tok_s * anchor.measured_tok_s / anchor.predicted_tok_s
+    return 1 / seconds
 
 
 def make_frontier(

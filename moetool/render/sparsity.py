@@ -67,11 +67,11 @@ def _range(interval: Interval) -> str:
 def _explained(found: Sparsity) -> list[str]:
     """What stands in the table, in the order of its columns."""
     tests = dict.fromkeys(row.samples.test.name for row in found.benchmark.rows)
-    n_runs = len(found.benchmark.rows[0].samples.samples_ns)
+    n_runs = min(len(row.samples.samples_ns) for row in found.benchmark.rows)
     lines = [
         "▸ no other number is as fast in both tests and as true to the model's own, and better in one",
-        f"Speed: {' and '.join(tests)}, the middle of {n_runs} runs; predicted: from what was measured "
-        f"with {found.frontier.own}",
+        f"Speed: {' and '.join(tests)}, the middle of {n_runs} turns; predicted of the others: with what the "
+        f"model's own {found.frontier.own} took",
     ]
     whole = found.frontier.points[0].whole
     if whole is not None:
