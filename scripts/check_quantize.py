@@ -75,16 +75,18 @@ def writes_the_same(home: Path, program: str, model: Path) -> bool:
 def check(args: argparse.Namespace, mix: str, folder: Path) -> dict[str, Any]:
     plain, asked = folder / "typical", folder / "measured"
     paths = {name: folder / f"{name}.gguf" for name in ("stock", "typical", "measured")}
-    make(plain, args.source, paths["stock"], "--recipe", mix)
+    both = ("--imatrix", str(args.imatrix)) if args.imatrix else ()
+    make(plain, args.source, paths["stock"], "--recipe", mix, *both)
     size = str(paths["stock"].stat().st_size)
-    make(plain, args.source, paths["typical"], "--size", size)
-    done = make(asked, args.source, paths["measured"], "--size", size, "--text", str(args.text))
+    make(plain, args.source, paths["typical"], "--size", size, *both)
+    done = make(asked, args.source, paths["measured"], "--size", size, "--text", str(args.text), *both)
     row: dict[str, Any] = {"mix": mix}
     row |= {f"{name}_bytes": path.stat().st_size for name, path in paths.items()}
     row |= {f"{name}_kld": divergence(plain, path, args.source) for name, path in paths.items()}
     row["expected_kld"] = done["expected_kld"]
-    both = [paths["typical"], paths["measured"]] if args.completion else []
-    row["same_tokens"] = all(writes_the_same(plain, args.completion, path) for path in both) if both else ""
+    written = [paths["typical"], paths["measured"]] if args.completion else []
+    same = [writes_the_same(plain, args.completion, path) for path in written]
+    row["same_tokens"] = all(same) if same else ""
     return row
 
 
@@ -109,6 +111,7 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="an F32, BF16 or F16 file")
     parser.add_argument("--text", type=Path, required=True, help="what sensitivity is measured on")
     parser.add_argument("--mixes", nargs="+", default=MIXES)
+    parser.add_argument("--imatrix", type=Path, help="what `moetool imatrix` collected, for all files alike")
     parser.add_argument("--completion", help="llama-completion")
     parser.add_argument("--out", type=Path, help="write the rows as CSV")
     args = parser.parse_args()

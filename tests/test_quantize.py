@@ -97,6 +97,18 @@ def test_a_file_is_what_the_dry_run_said_and_llama_cpp_loads_it(
     assert again.code == 2 and "is there already" in again.document["errors"][0]["message"]
 
 
+def test_what_is_narrow_already_stays_as_it_is(moetool_here: Moetool) -> None:
+    assert moetool_here("quantize", DEMO, "q2.gguf", "--recipe", "Q2_K", "--requantize").code == 0
+    order = ("quantize", "q2.gguf", "less.gguf", "--requantize", "--bpw", "3.2", "-o", "json")
+    done = moetool_here(*order)
+    assert done.code == 0, done.out
+    assert Path("less.gguf").stat().st_size == done.document["data"]["file_bytes"]
+    before = {tensor.name: tensor.type for tensor in open_header("q2.gguf").tensors}
+    after = {tensor.name: tensor.type for tensor in open_header("less.gguf").tensors}
+    assert all(after[name] == quant for name, quant in before.items() if quant.name in ("Q2_K", "F32"))
+    assert any(after[name] != quant for name, quant in before.items())
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [

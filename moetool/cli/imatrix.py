@@ -32,7 +32,7 @@ def imatrix(
 
     require_new(out, "--out")
     found = collect(open_model(model), text, parse_context(ctx), threads)
-    with new_file(out) as part:
+    with new_file(out, "--out") as part:
         write_imatrix(part, found)
     if output is Output.json:
         from moetool.cli.boundary import print_result

@@ -17,6 +17,7 @@ from moetool.bench.matrix import Point
 from moetool.bench.report import ITSELF, Benchmark, Judged, add_extra, quality_fields
 from moetool.cli.answer import load_engine, require_fit
 from moetool.cli.interrupt import CtrlC
+from moetool.cli.new_file import new_file
 from moetool.cli.opening import Opened, open_model, plan_for, read_this_machine
 from moetool.cli.sweeping import at_point
 from moetool.engine.model import Engine
@@ -261,7 +262,7 @@ class _Judge:
             on_chunk = stack.enter_context(step_progress("Reading", chunks.n_chunks))
             keeper = None
             if save is not None:
-                stream = stack.enter_context(new_file(save)) if isinstance(save, Path) else save
+                stream = stack.enter_context(_reference_file(save)) if isinstance(save, Path) else save
                 keeper = stack.enter_context(
                     ReferenceWriter(stream, source_of(engine, opened or self.opened), chunks)
                 )
@@ -319,17 +320,8 @@ def _require_replaceable(path: Path) -> None:
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name when the block has ended well, and not before."""
+def _reference_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file of kept expectations to write, there when it is whole."""
     _require_replaceable(path)
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
-            try:
-                yield stream
-                stream.flush()
-                Path(stream.name).replace(path)
-            except BaseException:
-                Path(stream.name).unlink()
-                raise
-    except OSError as error:
-        raise UsageError(f"Cannot write {path}: {error.strerror}", "give --save-ref another place") from error
+    with new_file(path, "--save-ref") as part, part.open("wb") as stream:
+        yield stream

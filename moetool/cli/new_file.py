@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from moetool.errors import UsageError
@@ -22,20 +22,28 @@ def require_new(path: Path, flag: str) -> None:
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to: it becomes `path` when the block has ended well, else it goes."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    part = Path(name)
+def new_file(path: Path, flag: str) -> Iterator[Path]:
+    """A name beside `path` to write to: it becomes `path` when the block has ended well, else it goes.
+    UsageError where nothing can be written."""
     try:
-        yield part
-        with part.open("rb") as stream:
-            os.fsync(stream.fileno())
-        part.chmod(0o666 & ~_umask())  # mkstemp's is the owner's alone
-        part.replace(path)
-    finally:
-        with suppress(FileNotFoundError):
-            part.unlink()
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        part = Path(name)
+        try:
+            yield part
+            _settle(part)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"Cannot write {path}: {error.strerror}", f"give {flag} another place") from error
+
+
+def _settle(part: Path) -> None:
+    """On the disk, and for those whom the umask lets read it: mkstemp's files are their owner's alone."""
+    with part.open("rb") as stream:
+        os.fsync(stream.fileno())
+    part.chmod(0o666 & ~_umask())
 
 
 def _umask() -> int:

@@ -62,11 +62,12 @@ def make_quant_plan(opened: Opened, asked: Asked) -> QuantPlan:
         return plan
     probe = probe_file_type([t.info for t in source.tensors])
     changed = stock_types(opened.model.paths[0], replace(order, file_type=probe))
-    tensors = [t for t in source.tensors if t.info.name in changed and len(candidate_types(t.info)) > 1]
-    if not tensors:
+    tensors = [t for t in source.tensors if t.info.name in changed]
+    wide = [t for t in tensors if len(candidate_types(t.info)) > 1]
+    if not wide:
         raise UsageError("Nothing in this file can be made smaller", "take the F16 or BF16 file")
-    sensitivity = _sensitivity(opened, asked, tensors)
-    options = make_options([t.info for t in tensors], source.errors(tensors, importance), sensitivity.loss)
+    sensitivity = _sensitivity(opened, asked, wide)
+    options = make_options([t.info for t in tensors], source.errors(wide, importance), sensitivity.loss)
     return _choose(source, asked, tensors, options, sensitivity)
 
 
@@ -80,10 +81,10 @@ def write_quant(opened: Opened, plan: QuantPlan, asked: Asked, target: Path) -> 
         {} if plan.recipe != MOE_AWARE else plan.types,
         _importance(asked, source),
         plan.notes,
-        asked.n_threads or os.cpu_count() or 1,
+        asked.n_threads,
         asked.requantize,
     )
-    with new_file(target) as part, work_progress("Quantizing", 1.0) as on_share:
+    with new_file(target, "DST") as part, work_progress("Quantizing", 1.0) as on_share:
         done = 0.0
 
         def on_tensor(n: int, n_all: int) -> None:
@@ -184,11 +185,11 @@ def _importance(asked: Asked, source: _Source) -> Importance:
     if asked.imatrix is None:
         return {}
     wrong = [t.info.name for t in source.tensors if not asked.imatrix.fits(t.info)]
-    known = [t.info.name for t in source.tensors if t.info.name in asked.imatrix.entries]
+    known = [t.info for t in source.tensors if t.info.name in asked.imatrix.entries]
     if wrong or not known:
         at = f": {wrong[0]} has other rows or experts" if wrong else ""
         raise UsageError(f"This importance matrix is of another model{at}", "make one with moetool imatrix")
-    return {name: asked.imatrix.entries[name].importance() for name in known}
+    return {info.name: asked.imatrix.importance_of(info) for info in known}
 
 
 def _notes(asked: Asked) -> dict[str, str | int]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from moetool.errors import EngineError
 from moetool.gguf import Header, TensorInfo
+from moetool.gguf.header import padded
 from moetool.quants import QuantType, row_bytes
 
 ALIGNMENT = 32  # GGUF_DEFAULT_ALIGNMENT
@@ -43,7 +44,7 @@ def quantized_file_bytes(
     pairs -= sum(_pair_bytes(key, size) for key, size in _LEFT_OUT.items() if key in first.metadata)
     head = _HEAD_BYTES + pairs + sum(_row_bytes(t, _n_dims(t)) for t in tensors)
     data = (tensor_bytes(t, types[t.name]) if t.name in types else t.n_bytes for t in tensors)
-    return _padded(head) + sum(map(_padded, data))
+    return padded(head, ALIGNMENT) + sum(padded(n_bytes, ALIGNMENT) for n_bytes in data)
 
 
 def _added_bytes(header: Header, key: str, size: int) -> int:
@@ -69,7 +70,3 @@ def _row_bytes(tensor: TensorInfo, n_dims: int) -> int:
 def _n_dims(tensor: TensorInfo) -> int:
     """Dimensions as they are written: without those of one at the end (ggml_n_dims)."""
     return max((at + 1 for at, n in enumerate(tensor.shape) if n > 1), default=1)
-
-
-def _padded(n: int) -> int:
-    return -(-n // ALIGNMENT) * ALIGNMENT

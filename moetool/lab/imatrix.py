@@ -37,7 +37,7 @@ class Inputs:
         return tuple(int(at) for at in np.flatnonzero(self.counts == 0))
 
     def importance(self) -> npt.NDArray[np.float32]:
-        """Mean squares, [n_expert, n_in]; of unseen experts all ones, which is to know nothing (load_imatrix,
+        """Mean squares, as `sums`; of unseen experts all ones, which is to know nothing (load_imatrix,
         tools/quantize/quantize.cpp)."""
         counts = self.counts[:, None]
         means = self.sums / np.maximum(counts, 1)
@@ -60,8 +60,16 @@ class Imatrix:
     def fits(self, tensor: TensorInfo) -> bool:
         """Is its entry, if there is one, of this tensor's shape?"""
         inputs = self.entries.get(tensor.name)
-        n_expert = tensor.shape[2] if len(tensor.shape) > 2 else 1
-        return inputs is None or inputs.sums.size == tensor.shape[0] * n_expert
+        return inputs is None or inputs.sums.size == tensor.shape[0] * _n_matrices(tensor)
+
+    def importance_of(self, tensor: TensorInfo) -> npt.NDArray[np.float32]:
+        """Mean squares of a tensor that it has an entry of, [matrices, n_in]: where matrices that are not
+        experts (MLA's heads) were counted together, still each by itself."""
+        return self.entries[tensor.name].importance().reshape(_n_matrices(tensor), tensor.shape[0])
+
+
+def _n_matrices(tensor: TensorInfo) -> int:
+    return tensor.shape[2] if len(tensor.shape) > 2 else 1
 
 
 def write_imatrix(path: Path, imatrix: Imatrix) -> None:

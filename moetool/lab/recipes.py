@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from moetool.errors import UsageError
 from moetool.gguf import TensorInfo
+from moetool.gguf.header import padded
 from moetool.lab.allocation import Option, Options
 from moetool.lab.file_size import ALIGNMENT, tensor_bytes
 from moetool.quants import BY_NAME, FILE_TYPES, QuantType
@@ -83,8 +84,8 @@ def make_options(
         tensor.name: [
             Option(
                 quant,
-                _padded(tensor_bytes(tensor, quant)),
-                loss(tensor.name, errors[tensor.name].get(quant, 0.0)),
+                padded(tensor_bytes(tensor, quant), ALIGNMENT),
+                0.0 if quant == tensor.type else loss(tensor.name, errors[tensor.name][quant]),
             )
             for quant in candidate_types(tensor)
         ]
@@ -99,7 +100,3 @@ def file_type_of(types: Mapping[str, QuantType], tensors: Collection[TensorInfo]
         name = types[tensor.name].name
         weights[name] = weights.get(name, 0) + tensor.n_elements
     return _FILE_TYPE.get(max(weights, key=lambda name: weights[name]), _OTHER_FILE_TYPE)
-
-
-def _padded(n_bytes: int) -> int:
-    return -(-n_bytes // ALIGNMENT) * ALIGNMENT
