@@ -32,6 +32,7 @@ from moetool.engine.model import Engine
 from moetool.engine.reading import TextReader
 from moetool.engine.routing import Routed, read_routed
 from moetool.engine.watch import Node, Watch
+from moetool.errors import EngineError
 from moetool.gguf import open_header
 from moetool.lab.reading import RoutingReader
 from moetool.settings import Settings
@@ -47,6 +48,10 @@ VARIANTS: Mapping[str, Mapping[str, int]] = {
     "bailingmoe2": {"expert_group_count": 4, "expert_group_used_count": 2},
     "deepseek4": {"hash_layer_count": 1},
 }
+
+
+class NoExperts(Exception):
+    """The file has experts, llama.cpp's graph of its architecture has none."""
 
 
 class ToolDied(Exception):
@@ -130,7 +135,10 @@ def compare(tool: Path, model: Path, text: Path, folder: Path) -> Result:
         reader = RoutingReader(engine, anatomy.n_expert)
         words = text.read_text("utf-8").removesuffix("\n")
         tokens = engine.vocabulary.tokenize(words, add_special=True)[: N_CHUNK * N_CHUNKS]
-        reader.read_text(text.name, tokens, N_CHUNK)
+        try:
+            reader.read_text(text.name, tokens, N_CHUNK)
+        except EngineError as error:
+            raise NoExperts(str(error)) from error
         profile = reader.tally.profile()
         share_error = check_shares(engine, anatomy.n_expert, tokens[:N_CHUNK])
         against = "llama-imatrix"
@@ -233,6 +241,9 @@ def main() -> None:
                 continue
             try:
                 result = compare(args.tool, path, quality_text_path(), Path(name))
+            except NoExperts:
+                print(f"| {label} | llama.cpp computes no experts | | | | |", flush=True)
+                continue
             except Exception as error:  # noqa: BLE001 (the others are still to be compared)
                 is_wrong = True
                 print(f"| {label} | {type(error).__name__}: {error} | | | | |", flush=True)

@@ -15,8 +15,9 @@ from cli_fixture import Moetool
 from moetool.assets import demo_model_path, quality_text_path
 from moetool.engine.model import Engine
 from moetool.engine.reading import TextReader
-from moetool.engine.routing import Routed
+from moetool.engine.routing import Routed, RoutingWatch, read_routed
 from moetool.engine.watch import Node, Watch
+from moetool.errors import EngineError
 from moetool.gguf import open_header
 from moetool.kept_profiles import keep_profile, parse_profile, read_profile
 from moetool.lab.figures import distances, entropy, gini, jensen_shannon, layer_figures, top_share
@@ -102,6 +103,40 @@ def test_a_tally_counts_what_was_chosen() -> None:
     figures = layer_figures(profile)[0]
     assert figures.margin is None
     assert figures.confidence == pytest.approx((0.6 - 3 / 16) / (1 - 3 / 16))
+
+
+def test_routing_is_what_the_gate_says_for_few_tokens_as_for_many() -> None:
+    expected: dict[int, tuple[npt.NDArray[np.float32], ...]] = {}
+    by_node: dict[int, Routed] = {}
+
+    def see(node: Node) -> None:
+        record = read_routed(node, 8)
+        order = node.source(0)
+        probs = order.source(0) if order is not None else None
+        assert probs is not None and probs.name == f"ffn_moe_probs-{record.layer}"
+        best = -np.sort(-probs.rows(), axis=1)
+        expected[record.layer] = (best[:, :2].sum(axis=1), best[:, 1] - best[:, 2])
+        by_node[record.layer] = record
+
+    tokens = list(range(100, 120))
+    settings = Settings(n_ctx=256, n_outputs_max=64, n_threads=1)
+    with Engine([demo_model_path()], settings, "qwen3moe") as engine:
+        engine.use_watch(Watch(see, names=("ffn_moe_topk",)))
+        list(TextReader(engine).read(tokens, 0, 64))
+        watch = RoutingWatch(8)
+        engine.use_watch(watch.watch)
+        list(TextReader(engine).read(tokens, 0, 64))  # so few that they are kept first, and joined
+        taken = watch.take(len(tokens))
+        with pytest.raises(EngineError, match="saw 8 of 3 tokens"):
+            engine.decode(range(8))
+            watch.take(3)
+    assert [record.layer for record in taken] == [0, 1, 2, 3]
+    for record in taken:
+        for name in ("ids", "shares", "top_mass", "margin"):
+            assert (getattr(record, name) == getattr(by_node[record.layer], name)).all(), name
+        top_mass, margin = expected[record.layer]
+        assert np.allclose(record.top_mass, top_mass) and np.allclose(record.margin, margin, atol=1e-6)
+        assert np.allclose(record.shares.sum(axis=1), 1)
 
 
 def test_figures_at_their_ends_and_between() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from moetool.engine.watch import Node, Watch
 from moetool.errors import EngineError
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-# As much is kept as it is, until it is enough to be worth numpy's time.
+    Floats = npt.NDArray[np.float32]
+
+# So few tokens are not worth numpy's time one by one: their bytes are kept until the others are there too.
 _FEW_TOKENS = 32
 # More than lie between the scores that are sorted and the gate's: bias, groups, reshapes.
 _N_STEPS = 8
+_GATES = ("ffn_moe_probs-", "ffn_moe_logits-")
 # What computes logits, where they are the gate.
 _LOGITS = {"MUL_MAT", "ADD", "GET_ROWS"}
 
@@ -46,19 +49,32 @@ class Routed:
     margin: npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class _Raw:
-    """What a layer's graph holds of n tokens: the chosen experts, with the first that was left out if any
-    was [n, k + 1]; the scores that weigh, all positive or (`is_logits`) any; those that were sorted, where
-    they are others. No scores: experts are looked up."""
+class _Found(NamedTuple):
+    """Where a layer's graph holds its routing: the ranking of the experts (the chosen ones alone, where none
+    was scored), the scores that weigh, those that were sorted where they are others. Weighing is by `gate` as
+    it is, all positive, by its softmax over the chosen ones, or by its sigmoids."""
 
     layer: int
     n_used: int
-    n_expert: int
-    ids: npt.NDArray[np.int32]
-    gate: npt.NDArray[np.float32] | None = None
-    sorted_by: npt.NDArray[np.float32] | None = None
-    is_logits: bool = False
+    ranking: Node
+    gate: Node | None = None
+    sorted_by: Node | None = None
+    by: Literal["itself", "softmax", "sigmoid"] = "itself"
+
+
+class _Few(NamedTuple):
+    """The bytes of what was found, of a few tokens; the nodes are gone by the time they are read."""
+
+    found: _Found
+    n_ranked: int
+    ranking: bytes
+    gate: bytes
+    sorted_by: bytes
+
+    @property
+    def ids(self) -> range:
+        """As many as there are tokens."""
+        return range(len(self.ranking) // (4 * self.n_ranked))
 
 
 class RoutingWatch:
@@ -68,7 +84,7 @@ class RoutingWatch:
         """`n_expert`: of a layer that does not score them."""
         self.watch = Watch(self._see, names=("ffn_moe_topk",))
         self._n_expert = n_expert
-        self._seen: dict[int, list[Routed | _Raw]] = {}
+        self._seen: dict[int, list[Routed | _Few]] = {}
 
     def take(self, n_tokens: int) -> tuple[Routed, ...]:
         """What was seen since the last time, while `n_tokens` were read whose logits were all wanted (else
@@ -76,132 +92,118 @@ class RoutingWatch:
         seen, self._seen = self._seen, {}
         if not seen:
             raise EngineError("llama.cpp routes nothing in this model: its graph has no experts")
-        return tuple(_join(seen[layer], n_tokens) for layer in sorted(seen))
+        return tuple(_join(seen[layer], n_tokens, self._n_expert) for layer in sorted(seen))
 
     def _see(self, node: Node) -> None:
-        raw = _read_raw(node, self._n_expert)
-        few = len(raw.ids) < _FEW_TOKENS
-        self._seen.setdefault(raw.layer, []).append(_copied(raw) if few else _reduce(raw))
+        found = _find(node)
+        record = _keep(found) if node.n_rows < _FEW_TOKENS else _read(found, self._n_expert)
+        self._seen.setdefault(found.layer, []).append(record)
 
 
 def read_routed(node: Node, n_expert: int) -> Routed:
     """What one ffn_moe_topk node says; `n_expert` as for RoutingWatch."""
-    return _reduce(_read_raw(node, n_expert))
+    return _read(_find(node), n_expert)
 
 
-def _read_raw(node: Node, n_expert: int) -> _Raw:
-    """Views of what lies in memory.
-
-    Architectures weigh by ffn_moe_probs, most of them, which are probabilities, sigmoids, or (gpt-oss)
+def _find(node: Node) -> _Found:
+    """Architectures weigh by ffn_moe_probs, most of them, which are probabilities, sigmoids, or (gpt-oss)
     logits, of which the softmax over the chosen ones is taken. Llama 4 sorts logits and weighs by their
-    sigmoids; GroveMoE sorts sigmoids and weighs by the softmax.
-    """
+    sigmoids; GroveMoE sorts sigmoids and weighs by the softmax. The first layers of DeepSeek-V4 look the
+    experts of a token up."""
     layer, n_used = int(node.name.rpartition("-")[2]), node.shape[-1]
-    order = node.source(0)
-    if order is None or order.op != "ARGSORT":
-        return _Raw(layer, n_used, n_expert, node.rows())  # the first layers of DeepSeek-V4
-    scores = order.source(0)
-    assert scores is not None
-    found = _find_gate(scores, layer)
-    gate, is_sorted = found.rows(), found.name == scores.name
-    is_logits = found.op in _LOGITS
-    if is_sorted and found.name == f"ffn_moe_logits-{layer}":
-        gate, is_logits = _sigmoid(gate), False
-    return _Raw(
-        layer,
-        n_used,
-        gate.shape[1],
-        order.rows()[:, : n_used + 1],
-        gate,
-        None if is_sorted else scores.rows(),
-        is_logits,
-    )
-
-
-def _find_gate(scores: Node, layer: int) -> Node:
-    """The node of the scores that weigh, which those that are sorted come from."""
-    names = {f"ffn_moe_probs-{layer}", f"ffn_moe_logits-{layer}"}
-    node: Node | None = scores
+    ranking = node.source(0)
+    scores = ranking.source(0) if ranking is not None and ranking.op == "ARGSORT" else None
+    if ranking is None or scores is None:
+        return _Found(layer, n_used, node)
+    gate: Node | None = scores
     for _ in range(_N_STEPS):
-        if node is None or node.name in names:
+        if gate is None or gate.name.startswith(_GATES):
             break
-        node = node.source(0)
-    if node is None or node.name not in names:
+        gate = gate.source(0)
+    if gate is None or not gate.name.startswith(_GATES):
         raise EngineError(f"{scores.name} is not scored in a way that is known here")
-    return node
+    if gate is not scores:
+        return _Found(layer, n_used, ranking, gate, scores, "softmax" if gate.op in _LOGITS else "itself")
+    if gate.name.startswith(_GATES[1]):
+        return _Found(layer, n_used, ranking, gate, None, "sigmoid")
+    return _Found(layer, n_used, ranking, gate, None, "softmax" if gate.op in _LOGITS else "itself")
 
 
-def _sigmoid(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _keep(found: _Found) -> _Few:
+    gate = found.gate.copy_bytes() if found.gate else b""
+    sorted_by = found.sorted_by.copy_bytes() if found.sorted_by else b""
+    return _Few(found, found.ranking.shape[-1], found.ranking.copy_bytes(), gate, sorted_by)
+
+
+def _read(found: _Found, n_expert: int) -> Routed:
+    gate = found.gate.rows() if found.gate else None
+    sorted_by = found.sorted_by.rows() if found.sorted_by else gate
+    return _reduce(found, n_expert, found.ranking.rows(), gate, sorted_by)
+
+
+def _reduce(
+    found: _Found,
+    n_expert: int,
+    ranking: npt.NDArray[np.int32],
+    gate: Floats | None,
+    sorted_by: Floats | None,
+) -> Routed:
+    """What is to be known of the tokens' scores."""
     import numpy as np
 
-    found: npt.NDArray[np.float32] = 1 / (1 + np.exp(-values))
-    return found
-
-
-def _copied(raw: _Raw) -> _Raw:
-    gate, sorted_by = (None if part is None else part.copy() for part in (raw.gate, raw.sorted_by))
-    return _Raw(raw.layer, raw.n_used, raw.n_expert, raw.ids.copy(), gate, sorted_by, raw.is_logits)
-
-
-def _reduce(raw: _Raw) -> Routed:
-    """What is to be known of the scores."""
-    import numpy as np
-
-    ids, n = raw.ids[:, : raw.n_used].copy(), len(raw.ids)
-    if raw.gate is None:
-        unknown = np.full(n, np.nan, np.float32)
-        even = np.full(ids.shape, 1 / raw.n_used, np.float32)
-        return Routed(raw.layer, raw.n_expert, ids, even, unknown, unknown)
-    gate = raw.gate
-    if raw.is_logits:
-        gate = np.exp(gate - gate.max(axis=1, keepdims=True))
-    chosen = np.take_along_axis(gate, ids, 1)
-    whole, taken = gate.sum(axis=1), chosen.sum(axis=1)
+    n, n_used = len(ranking), found.n_used
+    ids = ranking[:, :n_used].copy()
     margin = np.full(n, np.nan, np.float32)
-    if raw.n_used < raw.ids.shape[1]:
-        edge = np.take_along_axis(gate if raw.sorted_by is None else raw.sorted_by, raw.ids[:, -2:], 1)
+    if gate is None or sorted_by is None:
+        return Routed(found.layer, n_expert, ids, np.full(ids.shape, 1 / n_used, np.float32), margin, margin)
+    if found.by == "softmax":
+        weighed = np.exp(gate - gate.max(axis=1, keepdims=True))
+    else:
+        weighed = gate if found.by == "itself" else 1 / (1 + np.exp(-gate))
+    chosen = np.take_along_axis(weighed, ids, 1)
+    whole, taken = weighed.sum(axis=1), chosen.sum(axis=1)
+    if n_used < ranking.shape[1]:
+        last = np.take_along_axis(
+            weighed if found.sorted_by is None else sorted_by, ranking[:, n_used - 1 : n_used + 1], 1
+        )
         with np.errstate(invalid="ignore"):  # a masked group's scores are -inf
-            margin = (edge[:, 0] - edge[:, 1]) / whole
+            margin = (last[:, 0] - last[:, 1]) / whole
         margin[~np.isfinite(margin)] = np.nan
-    return Routed(raw.layer, raw.n_expert, ids, chosen / taken[:, None], taken / whole, margin)
+    return Routed(found.layer, gate.shape[1], ids, chosen / taken[:, None], taken / whole, margin)
 
 
-def _join(parts: Sequence[Routed | _Raw], n_tokens: int) -> Routed:
+def _join(parts: Sequence[Routed | _Few], n_tokens: int, n_expert: int) -> Routed:
     """One record of all parts of a batch. GroveMoE routes twice in a layer, by the same scores: the second
     time is left out."""
     import numpy as np
 
     n_seen = sum(len(part.ids) for part in parts)
     if not n_seen or n_seen % n_tokens:
-        raise EngineError(f"The router of layer {parts[0].layer} saw {n_seen} of {n_tokens} tokens")
+        raise EngineError(f"A router saw {n_seen} of {n_tokens} tokens")
     parts = parts[:: n_seen // n_tokens]
-    few = [part for part in parts if isinstance(part, _Raw)]
-    reduced = [_reduce(_joined(few))] if len(few) == len(parts) else list(map(_reduced, parts))
+    whole = [part for part in parts if isinstance(part, Routed)]
+    few = [part for part in parts if isinstance(part, _Few)]
+    if few:  # the last tokens of a batch, or all of them, one by one
+        whole.append(_of_few(few, n_expert))
     return Routed(
-        parts[0].layer,
-        parts[0].n_expert,
+        whole[0].layer,
+        whole[0].n_expert,
         *(
-            np.concatenate([getattr(part, name) for part in reduced])
+            np.concatenate([getattr(part, name) for part in whole])
             for name in ("ids", "shares", "top_mass", "margin")
         ),
     )
 
 
-def _reduced(part: Routed | _Raw) -> Routed:
-    return _reduce(part) if isinstance(part, _Raw) else part
-
-
-def _joined(parts: Sequence[_Raw]) -> _Raw:
-    """Those of a layer one after another."""
+def _of_few(parts: Sequence[_Few], n_expert: int) -> Routed:
     import numpy as np
 
-    first = parts[0]
+    found, n_ranked = parts[0].found, parts[0].n_ranked
 
-    def join(name: str) -> npt.NDArray[np.float32] | None:
-        found = [getattr(part, name) for part in parts]
-        return None if found[0] is None else np.concatenate(found)
+    def rows(name: str) -> Floats | None:
+        data = b"".join(getattr(part, name) for part in parts)
+        return np.frombuffer(data, np.float32).reshape(-1, n_ranked) if data else None
 
-    ids = np.concatenate([part.ids for part in parts])
-    return _Raw(
-        first.layer, first.n_used, first.n_expert, ids, join("gate"), join("sorted_by"), first.is_logits
-    )
+    ranking = np.frombuffer(b"".join(part.ranking for part in parts), np.int32).reshape(-1, n_ranked)
+    gate = rows("gate")
+    return _reduce(found, n_expert, ranking, gate, rows("sorted_by") if found.sorted_by else gate)

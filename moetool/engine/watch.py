@@ -119,6 +119,18 @@ class Node:
         """The values as a matrix of rows of the fastest dimension; a copy where they lie apart."""
         return self.read().reshape(-1, self.shape[-1])
 
+    @property
+    def n_rows(self) -> int:
+        """Rows of the fastest dimension."""
+        _, *others = self._tensor.ne
+        return math.prod(others)
+
+    def copy_bytes(self) -> bytes:
+        """The values' bytes as they lie in memory: for values that lie side by side the fastest way."""
+        if self.is_on_host:
+            return ctypes.string_at(self._tensor.data, self._span_bytes())
+        return bytes(self._fetch())
+
     def write(self, values: npt.ArrayLike) -> None:
         """Change all values; what is computed from them later takes the new ones. What lies between values
         that are apart stays as it is."""
