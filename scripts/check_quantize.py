@@ -73,7 +73,7 @@ def writes_the_same(home: Path, program: str, model: Path) -> bool:
 
 
 def check(args: argparse.Namespace, mix: str, folder: Path) -> dict[str, Any]:
-    plain, asked = folder / "typical", folder / "measured"
+    plain, asked = folder / "typical", args.home or folder / "measured"
     paths = {name: folder / f"{name}.gguf" for name in ("stock", "typical", "measured")}
     both = ("--imatrix", str(args.imatrix)) if args.imatrix else ()
     make(plain, args.source, paths["stock"], "--recipe", mix, *both)
@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="an F32, BF16 or F16 file")
     parser.add_argument("--text", type=Path, required=True, help="what sensitivity is measured on")
     parser.add_argument("--mixes", nargs="+", default=MIXES)
+    parser.add_argument("--home", type=Path, help="a folder to keep the measured sensitivities in")
     parser.add_argument("--imatrix", type=Path, help="what `moetool imatrix` collected, for all files alike")
     parser.add_argument("--completion", help="llama-completion")
     parser.add_argument("--out", type=Path, help="write the rows as CSV")

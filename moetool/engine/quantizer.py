@@ -113,6 +113,8 @@ def _tell(log: Log, on_tensor: Callable[[int, int], None]) -> None:
 def _refused(path: Path, log: Log) -> EngineError:
     reasons = [text for level, text in log.lines if "failed to quantize" in text]
     reason = reasons[0].rpartition("failed to quantize: ")[2] if reasons else log.first_problem()
+    if "iostream error" in reason:  # all that C++ says of a disk that is full
+        return EngineError("llama.cpp could not write its file", "is the disk full, or has it failed?")
     return EngineError(f"llama.cpp cannot quantize {path.name}: {reason.strip() or 'no reason given'}")
 
 
