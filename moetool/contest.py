@@ -97,29 +97,31 @@ def _of_one_model(fitting: Sequence[Contender]) -> Reason:
 
 
 def _of_several_models(fitting: Sequence[Contender]) -> Reason:
-    """Different models: the larger one by the rule of thumb, and the faster one."""
+    """Different models: the larger one by the rule of thumb, and the largest of those that are faster."""
     largest = max(fitting, key=lambda one: (one.size, -_loss(one)))
-    fastest = max(fitting, key=_speed)
     rule = "by √(total × active), a rule of thumb that nobody has derived"
-    if fastest is largest or _speed(fastest) < _ALIKE * _speed(largest):
+    faster = [one for one in fitting if _speed(one) >= _ALIKE * _speed(largest)]
+    if not faster:
         return Reason("one-is-best", f"Take {largest.label}: the largest {rule}, and none is faster.")
-    sizes = f"{largest.size / 1e9:.3g} against {fastest.size / 1e9:.3g} B"
+    rival = max(faster, key=lambda one: (one.size, _speed(one)))
+    sizes = f"{_figures(largest.size / 1e9)} against {_figures(rival.size / 1e9)} B"
     lead = f"{largest.label} is the larger {rule} ({sizes})"
-    if largest.size < _ALIKE * fastest.size:
-        lead = f"{largest.label} and {fastest.label} are alike {rule} ({sizes})"
+    if largest.size < _ALIKE * rival.size:
+        lead = f"{largest.label} and {rival.label} are alike {rule} ({sizes})"
     losses = (
         ""
-        if largest.quality.band == fastest.quality.band
-        else (f"; what they should lose to quantization is {largest.quality.band} and {fastest.quality.band}")
+        if largest.quality.band == rival.quality.band
+        else (f"; what they should lose to quantization is {largest.quality.band} and {rival.quality.band}")
     )
-    text = f"{lead}; {fastest.label} decodes {_times(fastest, largest)}{losses}. {_advice(largest, fastest)}"
+    text = f"{lead}; {rival.label} decodes {_times(rival, largest)}{losses}. {_advice(largest, rival)}"
     return Reason("a-trade", text)
 
 
 def _advice(better: Contender, faster: Contender) -> str:
     if _speed(better) >= READING_TOK_S:
         return (
-            f"Take {better.label} if {_speed(better):.3g} tokens a second are enough, {faster.label} if not."
+            f"Take {better.label} if {_figures(_speed(better))} tokens a second are enough,"
+            f" {faster.label} if not."
         )
     if _speed(faster) >= READING_TOK_S:
         return f"Take {faster.label}: {better.label} would be slower than most people read."
@@ -131,8 +133,13 @@ def _times(fast: Contender, slow: Contender) -> str:
     basis = (
         "measured" if kinds == {True} else "predicted" if kinds == {False} else "one measured, one predicted"
     )
-    ratio = _speed(fast) / _speed(slow)
-    return f"{ratio:.2g} × as fast ({_speed(fast):.3g} against {_speed(slow):.3g} tokens a second, {basis})"
+    ratio, speeds = _speed(fast) / _speed(slow), f"{_figures(_speed(fast))} against {_figures(_speed(slow))}"
+    return f"{_figures(ratio)} × as fast ({speeds} tokens a second, {basis})"
+
+
+def _figures(value: float) -> str:
+    """Three figures, and no power of ten."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _loss(one: Contender) -> int:

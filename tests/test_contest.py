@@ -49,6 +49,19 @@ def test_what_was_measured_goes_before_what_was_predicted() -> None:
     assert verdict([replace(sparse, speed=MeasuredSpeed(4.1, None, 1)), dense]).code == "one-is-best"
 
 
+def test_the_largest_is_held_against_the_largest_that_is_faster() -> None:
+    here = machine(32, 24)
+    names = ("OLMoE-1B-7B", "Qwen3.5-35B-A3B", "Gemma-3-27B")
+    tiny, sparse, dense = (
+        contender(f"{name}-Q4_K_M", here, MeasuredSpeed(rate, None, 1))
+        for name, rate in zip(names, (1200.0, 40.0, 4.0), strict=True)
+    )
+    text = verdict([tiny, sparse, dense]).text
+    assert f"Take {sparse.label}: {dense.label} would be slower" in text
+    assert "(40 against 4 tokens" in text and tiny.label not in text
+    assert "(1200 against 40 tokens" in verdict([tiny, replace(sparse, quality=tiny.quality)]).text
+
+
 def test_what_does_not_fit_is_out_of_the_question() -> None:
     small = machine(8, 4)
     sparse, dense = (contender(f"{name}-Q4_K_M", small) for name in ("OLMoE-1B-7B", "Gemma-3-27B"))
