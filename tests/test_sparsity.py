@@ -209,9 +209,7 @@ def test_a_frontier_is_measured_kept_quoted_and_never_chosen(moetool_here: Moeto
     (tmp_path / "sums.txt").write_text("38 + 16 = 54. 54 + 7 = 61. The answer is 61. " * 160)
     texts = ("--text", "colors.txt", "--text", "sums.txt")
     before = moetool_here("run", "demo", "Hello", "--experts", "1", "--max-tokens", "1")
-    assert before.err.startswith(
-        "1 experts a token instead of 2; what that costs was not measured: moetool s"
-    )
+    assert before.err.startswith("1 expert a token instead of 2; what that costs was not measured: moetool s")
     done = moetool_here(
         "sparsity", "demo", "--experts", "1", *texts, "--budget", "1", "-t", "1", "-o", "json"
     )

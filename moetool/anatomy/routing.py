@@ -75,9 +75,9 @@ _BY_LAYER = frozenset({"nemotron_h", "nemotron_h_moe"})
 @dataclass(frozen=True)
 class Routing:
     """`most` experts can be asked for, 1 at least. `fixed` says why the number cannot be changed ("": it
-    can), `unfit` why llama.cpp would abort on this file ("": it would not). With `is_renormed` the weights of
-    the chosen experts add up to one however many there are; with `is_softmaxed` that is because a softmax
-    over them is taken last."""
+    can), `unfit` why llama.cpp would abort on this file or misread it ("": it would not). With `is_renormed`
+    the weights of the chosen experts add up to one however many there are; with `is_softmaxed` that is because
+    a softmax over them is taken last."""
 
     most: int
     is_renormed: bool
@@ -129,7 +129,8 @@ def _why_fixed(metadata: Metadata, tensors: Sequence[RoledTensor]) -> str:
 
 
 def _why_unfit(metadata: Metadata, layers: Sequence[Layer]) -> str:
-    """All layers are given the first one's number by every other graph, and then added up by their own."""
+    """Every other graph chooses as many as the first layer's number says, and adds up as many as each layer's
+    own: fewer than were weighted, or more than there are, which ends in an assert (build_moe_ffn)."""
     stated = metadata.array("expert_used_count")
     if stated is None or metadata.arch in _BY_LAYER:
         return ""
@@ -138,5 +139,5 @@ def _why_unfit(metadata: Metadata, layers: Sequence[Layer]) -> str:
         return ""
     return (
         "its file states another number of experts for each layer, which in llama.cpp only the graph of "
-        f"nemotron_h follows: that of {metadata.arch} would end the process"
+        f"nemotron_h follows: that of {metadata.arch} would compute something else, or end the process"
     )

@@ -113,8 +113,8 @@ def _context(anatomy: Anatomy, wishes: Wishes) -> tuple[int, tuple[Reason, ...]]
 
 
 def check_experts(anatomy: Anatomy, experts: int | None) -> None:
-    """UsageError for a number of experts that the model cannot have, EngineError for a model on which
-    llama.cpp would abort."""
+    """UsageError for a number of experts that the model cannot have, EngineError for a model that llama.cpp
+    would misread."""
     routing, own = anatomy.routing, anatomy.n_expert_used
     if routing.unfit:
         raise EngineError(f"This model cannot be run: {routing.unfit}", "take another file of this model")
@@ -139,7 +139,7 @@ def _experts_reason(anatomy: Anatomy, wishes: Wishes) -> tuple[Reason, ...]:
     own = anatomy.n_expert_used
     if wishes.experts in (None, own):
         return ()
-    text = f"{wishes.experts} experts a token instead of {own}"
+    text = f"{wishes.experts} expert{'s' if wishes.experts != 1 else ''} a token instead of {own}"
     if not anatomy.routing.is_renormed:
         less = "smaller" if (wishes.experts or 0) < own else "larger"
         text += f": this architecture does not renormalise their weights, so their part gets {less}"

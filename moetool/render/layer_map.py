@@ -15,7 +15,7 @@ def show_layer_map(found: LayerMap) -> None:
     rows = [_cells(str(cost.layer), cost) for cost in found.layers]
     rows.append(_cells("all", found.together))
     bars = tuple(Bar(f"layer {cost.layer}", cost.kld.value, None) for cost in found.layers)
-    title = f"{found.keep} experts instead of {found.own} in one layer"
+    title = f"{found.keep} expert{'s' if found.keep != 1 else ''} instead of {found.own} in one layer"
     total = sum(cost.kld.value for cost in found.layers)
     lines = [
         f"KLD, same top: against all {found.own} experts, over {found.n_tokens} scored tokens; the weakest "

@@ -88,7 +88,7 @@ def _explained(found: Sparsity) -> list[str]:
 def _chart(frontier: Frontier) -> list[Text]:
     best = unbeaten(frontier.points)
     dots = [
-        Dot(f"{point.experts} experts", point.kld, point.decode_tok_s, point.experts in best)
+        Dot(_experts(point.experts), point.kld, point.decode_tok_s, point.experts in best)
         for point in frontier.points
         if point.kld is not None
     ]
@@ -115,4 +115,8 @@ def _priced(frontier: Frontier, point: FrontierPoint) -> str:
         return f"the model's own {frontier.own} experts are enough"
     gain, kld = frontier.gain(point), point.kld
     parts = [f"{100 * gain:+.0f} % decode speed" if gain is not None else "", f"KLD {kld:.3g}" if kld else ""]
-    return f"{point.experts} experts instead of {frontier.own}: {', '.join(filter(None, parts))}"
+    return f"{_experts(point.experts)} instead of {frontier.own}: {', '.join(filter(None, parts))}"
+
+
+def _experts(count: int) -> str:
+    return f"{count} expert{'s' if count != 1 else ''}"
