@@ -76,8 +76,8 @@ _BY_LAYER = frozenset({"nemotron_h", "nemotron_h_moe"})
 class Routing:
     """`most` experts can be asked for, 1 at least. `fixed` says why the number cannot be changed ("": it
     can), `unfit` why llama.cpp would abort on this file or misread it ("": it would not). With `is_renormed`
-    the weights of the chosen experts add up to one however many there are; with `is_softmaxed` that is because
-    a softmax over them is taken last."""
+    the weights of the chosen experts add up to one however many there are; with `is_softmaxed` that is
+    because a softmax over them is taken last."""
 
     most: int
     is_renormed: bool
