@@ -26,7 +26,8 @@ from moetool.engine.aborts import make_abort_error
 from moetool.engine.rpc import PROTOCOL, Address, greet, parse_addresses
 from moetool.errors import EngineError, UsageError, WorkerError
 
-QUESTION = ("run", "demo", "Extract name and age as JSON: Ada Lovelace, 36.", "--temp", "0")
+# One thread here and one there: on two cores more would wait for each other.
+QUESTION = ("run", "demo", "Extract name and age as JSON: Ada Lovelace, 36.", "--temp", "0", "-t", "1")
 
 
 @pytest.fixture(scope="module")

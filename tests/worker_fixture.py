@@ -39,7 +39,7 @@ class Worker:
 def running_worker(folder: Path, *arguments: str) -> Iterator[Worker]:
     """A worker on a free loopback port, dead at the end however the block ends."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "moetool", "worker", "--port", "0", "-o", "json", *arguments],
+        [sys.executable, "-m", "moetool", "worker", "--port", "0", "-t", "1", "-o", "json", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=folder,
