@@ -1,9 +1,10 @@
 """What watching the routers costs: speeds of one loaded model, watched and not, in turn.
 
-    python scripts/check_watching.py MODEL.gguf … [--pairs 5] [--threads N]
+    python scripts/check_watching.py MODEL.gguf … [--pairs 11] [--threads N]
 
-Reading is in chunks of 512 tokens, writing token by token, as `moetool experts` does both, its counting
-included. Beside the medians of each stands the overhead: the median of the pairs' ratios, and their range.
+Reading is of a chunk, writing token by token, as `moetool experts` does both, its counting included. Short
+turns and many, since machines are disturbed.
+Beside the medians of each stands the overhead: the median of the pairs' ratios, and their range.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from moetool.gguf import open_header
 from moetool.lab.reading import RoutingReader
 from moetool.settings import Settings
 
-N_CHUNK, N_ANSWER = 512, 48
+N_CHUNK, N_ANSWER = 256, 24
 
 
 def read_plain(engine: Engine, tokens: list[int]) -> float:
@@ -78,7 +79,7 @@ def show(what: str, n_tokens: int, plain: list[float], watched: list[float]) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("models", type=Path, nargs="+")
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=11)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     for path in args.models:
@@ -95,10 +96,10 @@ def main() -> None:
                 for is_watched in (not plain_first, plain_first):
                     if is_watched:
                         times[1].append(read_watched(engine, tokens, n_expert))
-                        times[3].append(write_watched(engine, tokens[:64], n_expert))
+                        times[3].append(write_watched(engine, tokens[:16], n_expert))
                     else:
                         times[0].append(read_plain(engine, tokens))
-                        times[2].append(write_plain(engine, tokens[:64]))
+                        times[2].append(write_plain(engine, tokens[:16]))
         print(path.name)
         show("reading", N_CHUNK, times[0], times[1])
         show("writing", N_ANSWER, times[2], times[3])

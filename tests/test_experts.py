@@ -26,7 +26,7 @@ from moetool.render.experts import fold
 from moetool.settings import Settings
 
 N_EXPERT, N_USED = 16, 3
-LAYER, FORCED, DEAD = 1, 3, 5
+LAYER, FORCED, DEAD, UNIFORM = 1, 3, 5, 2
 
 
 def routed(layer: int, ids: npt.NDArray[np.int32]) -> Routed:
@@ -175,14 +175,20 @@ def mean_input(layer: int) -> npt.NDArray[np.float32]:
 
 
 def write_broken(path: Path) -> None:
-    """The demo model with one router broken: an expert that every token likes best, one that none does."""
+    """The demo model with two routers broken: in one an expert that every token likes best and one that none
+    does, in the other hardly a difference between experts."""
     header = open_header(demo_model_path())
     data = bytearray(demo_model_path().read_bytes())
-    (gate,) = (tensor for tensor in header.tensors if tensor.name == f"blk.{LAYER}.ffn_gate_inp.weight")
-    start = header.data_offset + gate.offset
-    rows = np.frombuffer(data, "<f4", gate.n_bytes // 4, start).reshape(-1, gate.shape[0])
+
+    def router(layer: int) -> npt.NDArray[np.float32]:
+        (gate,) = (one for one in header.tensors if one.name == f"blk.{layer}.ffn_gate_inp.weight")
+        return np.frombuffer(data, "<f4", gate.n_bytes // 4, header.data_offset + gate.offset).reshape(
+            -1, gate.shape[0]
+        )
+
     direction = mean_input(LAYER)
-    rows[FORCED], rows[DEAD] = 20 * direction, -20 * direction
+    router(LAYER)[[FORCED, DEAD]] = 20 * direction, -20 * direction
+    router(UNIFORM)[:] *= 0.01
     path.write_bytes(data)
 
 
@@ -211,6 +217,7 @@ def test_the_demo_model_is_sound_and_its_profile_is_kept(moetool_here: Moetool, 
     arrays = np.load(io.BytesIO((tmp_path / "x.npz").read_bytes()))
     assert arrays["texts"].tolist() == names
     assert arrays["counts"].sum(axis=0).tolist() == [layer["counts"] for layer in data["layers"]]
+    assert data["answer"]
     page = (tmp_path / "x.html").read_text()
     assert page.count("<rect ") == 4 * 8 and "Distance between texts" in page
 
@@ -232,8 +239,9 @@ def test_a_broken_router_is_diagnosed(moetool_here: Moetool, tmp_path: Path) -> 
     (tmp_path / "a.txt").write_text(quality_text_path().read_text("utf-8")[:1500])
     done = moetool_here("experts", str(tmp_path / "broken.gguf"), "--text", str(tmp_path / "a.txt"))
     assert done.code == 0, done.err
-    collapsed, dead = (line for line in done.out.splitlines() if line.startswith("!"))
+    collapsed, dead, uniform = (line for line in done.out.splitlines() if line.startswith("!"))
     assert collapsed.startswith(
-        f"! Layer {LAYER}: its router has collapsed onto expert {FORCED}, which 100.0%"
+        f"! Layer {LAYER}: its router has collapsed onto expert {FORCED}, which 100.0 %"
     )
     assert dead.startswith(f"! Layer {LAYER}: expert {DEAD} is dead: never chosen")
+    assert uniform.startswith(f"! Layer {UNIFORM}: its gate is uniform")

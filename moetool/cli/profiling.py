@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -69,10 +69,17 @@ def profile_model(name: str, wishes: Wishes, asked: Asked, rpc: str | None) -> E
         seconds = time.perf_counter() - began
     digest = read_model_digest(opened.model.paths)
     anatomy = opened.anatomy
-    model = Model(opened.model.name, anatomy.arch, anatomy.quant, digest, wishes.experts)
+    model = Model(anatomy.name, anatomy.arch, anatomy.quant, digest, wishes.experts)
     found = examine(model, reader.tally.profile(), seconds, answer)
     _keep(found)
     return found
+
+
+def require_places(places: Mapping[str, Path | None]) -> None:
+    """UsageError for a file, by its flag, in a folder that is not there: reading may take minutes."""
+    for flag, path in places.items():
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"There is no folder {path.parent}", f"give {flag} another place")
 
 
 def write_arrays(path: Path, profile: Profile) -> None:

@@ -35,8 +35,8 @@ def _find(layer: LayerFigures) -> Iterator[Finding]:
         yield Finding(
             "collapsed",
             f"Layer {layer.layer}: its router has collapsed onto expert {layer.most}, which"
-            f" {layer.most_tokens:.1%} of the tokens choose (even use would be {even:.1%}; said from"
-            f" {COLLAPSED_TOKENS:.0%})",
+            f" {100 * layer.most_tokens:.1f} % of the tokens choose (even use: {100 * even:.1f} %; threshold:"
+            f" {100 * COLLAPSED_TOKENS:.0f} %)",
             layer.layer,
             (layer.most,),
         )
@@ -49,15 +49,16 @@ def _find(layer: LayerFigures) -> Iterator[Finding]:
         )
         yield Finding(
             "dead",
-            f"Layer {layer.layer}: {what}: never chosen in {layer.n_tokens} tokens, where even use would be"
-            f" {even * layer.n_tokens:.0f} times (said from {DEAD_EXPECTED})",
+            f"Layer {layer.layer}: {what}: never chosen in {layer.n_tokens} tokens (even use:"
+            f" {even * layer.n_tokens:.0f} times; threshold: {DEAD_EXPECTED})",
             layer.layer,
             layer.dead,
         )
     if layer.confidence is not None and layer.confidence < UNIFORM_CONFIDENCE:
         yield Finding(
             "uniform",
-            f"Layer {layer.layer}: its gate is uniform: the chosen experts stand out of its scores by"
-            f" {layer.confidence:.1%} of what they could (said below {UNIFORM_CONFIDENCE:.0%})",
+            f"Layer {layer.layer}: its gate is uniform: the chosen experts stand out of its scores by only"
+            f" {100 * layer.confidence:.1f} % of what they could (threshold:"
+            f" {100 * UNIFORM_CONFIDENCE:.0f} %)",
             layer.layer,
         )

@@ -21,6 +21,10 @@ from moetool.render.tables import columns, facts_table, filled_columns, show
 _LEVELS = ((3.0, "█", "red"), (1.5, "▓", "yellow"), (0.5, "▒", "cyan"), (0.0, "░", "blue"))
 _LEGEND = "Use of each expert: blank never, ░ below 0.5, ▒ about 1, ▓ from 1.5, █ from 3 times even use"
 _EXPERTS = "experts"
+DISTANCES = (
+    "Distance between texts: Jensen–Shannon divergence of the use of experts in bits, mean of the layers;"
+    " short texts look farther apart than they are"
+)
 _WIDEST_CELL = 3
 _SHOWN_FINDINGS = 3
 
@@ -29,10 +33,9 @@ def show_experts(found: Examined) -> None:
     """One screen, or one line a layer."""
     show(facts_table(experts_facts(found)), Text(), Text(_LEGEND, style="dim"), _map(found))
     if len(found.profile.texts) > 1:
-        show(
-            Text(), Text("Distance between texts: Jensen–Shannon divergence of use, bits"), _distances(found)
-        )
-    show(Text(), *(Text(safe_line(line), style=style) for line, style in _diagnosis(found.findings)))
+        show(Text(), Text(DISTANCES), _distances(found))
+    style = "yellow" if found.findings else "green"
+    show(Text(), *(Text(safe_line(line), style=style) for line in diagnosis_lines(found.findings)))
 
 
 # -- figures ------------------------------------------------------------------------------------------
@@ -63,7 +66,7 @@ def experts_facts(found: Examined) -> dict[str, str]:
     if overlaps:
         facts["Repetition"] = (
             f"{_range_of([100 * overlap for overlap in overlaps], '{:.0f}')} % of a token's experts were the"
-            f" token's before; {_cache_phrase(layers)}"
+            f" token's before{_cache_phrase(layers)}"
         )
     pairs = [(pair, layer.layer) for layer in layers for pair in layer.pairs]
     if pairs:
@@ -72,6 +75,8 @@ def experts_facts(found: Examined) -> dict[str, str]:
             f"experts {pair.first} and {pair.second} of layer {layer_number}: for {pair.count} tokens,"
             f" {pair.lift:.1f} × as often as by chance"
         )
+    if found.answer is not None:
+        facts["Answer"] = found.answer
     return facts
 
 
@@ -79,7 +84,7 @@ def _cache_phrase(layers: Sequence[LayerFigures]) -> str:
     """Of the sizes that all layers have, with the mean of their hits."""
     sizes = [n for n, _ in layers[0].cache if all(n in dict(layer.cache) for layer in layers)]
     hits = [f"{n}: {100 * sum(dict(layer.cache)[n] for layer in layers) / len(layers):.0f} %" for n in sizes]
-    return f"hits of a cache of the last used experts of a layer, {', '.join(hits)}" if hits else ""
+    return f"; hits of a cache of the last used experts of a layer, {', '.join(hits)}" if hits else ""
 
 
 def _range_of(values: Sequence[float], form: str = "{:.2f}") -> str:
@@ -160,14 +165,15 @@ def _distances(found: Examined) -> Table:
 # -- what is wrong ------------------------------------------------------------------------------------
 
 
-def _diagnosis(findings: Sequence[Finding]) -> list[tuple[str, str]]:
-    """Sentences with their styles; of what is wrong in many layers the first few."""
+def diagnosis_lines(findings: Sequence[Finding]) -> list[str]:
+    """Sentences; of what is wrong in many layers the first few."""
     if not findings:
-        return [("No router has collapsed, no expert is dead, no gate is uniform.", "green")]
+        return ["No router has collapsed, no expert is dead, no gate is uniform."]
     lines = []
     for code in dict.fromkeys(finding.code for finding in findings):
         alike = [finding for finding in findings if finding.code == code]
-        lines += [(f"! {finding.text}.", "yellow") for finding in alike[:_SHOWN_FINDINGS]]
-        if len(alike) > _SHOWN_FINDINGS:
-            lines.append((f"! … and {len(alike) - _SHOWN_FINDINGS} more layers like that.", "yellow"))
+        lines += [f"! {finding.text}." for finding in alike[:_SHOWN_FINDINGS]]
+        more = [str(finding.layer) for finding in alike[_SHOWN_FINDINGS:]]
+        if more:
+            lines.append(f"! … and the like in layer{'s' * (len(more) > 1)} {', '.join(more)}.")
     return lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moetool.lab.examined import Examined, of_examined
-from moetool.render.experts import experts_facts, figure, uses_of
+from moetool.render.experts import DISTANCES, diagnosis_lines, experts_facts, figure, uses_of
 from moetool.render.html import Html, tag, together
 from moetool.render.page import section, table, whole_page
 
@@ -19,19 +19,13 @@ def make_experts_page(found: Examined) -> str:
     listed = [together(tag("dt", name), tag("dd", text)) for name, text in facts.items() if name != "Model"]
     sections = (
         *section("Figures", tag("dl", *listed)),
-        *section("Diagnosis", _diagnosis(found)),
         *section("Use of experts", _heat_map(found)),
+        *section("Diagnosis", tag("ul", *(tag("li", line) for line in diagnosis_lines(found.findings)))),
         *section("Distance between texts", _distances(found)),
         *section("Layers", _layers(found)),
     )
     subtitle = facts["Model"].removeprefix(found.model.name).strip()
     return whole_page("experts", found.model.name, subtitle, sections, of_examined(found))
-
-
-def _diagnosis(found: Examined) -> Html:
-    if not found.findings:
-        return tag("p", "No router has collapsed, no expert is dead, no gate is uniform.")
-    return tag("ul", *(tag("li", f"{finding.text}.") for finding in found.findings))
 
 
 def _heat_map(found: Examined) -> Html:
@@ -74,7 +68,7 @@ def _distances(found: Examined) -> Html:
         (name, *("–" if at == other else f"{value:.3f}" for other, value in enumerate(row)))
         for at, (name, row) in enumerate(zip(names, found.distances.tolist(), strict=True))
     ]
-    said = "Jensen–Shannon divergence of the use of experts in bits, the mean over the layers: 0 the same."
+    said = DISTANCES.partition(": ")[2]
     return together(tag("p", said, class_="unit"), table(("", *names), rows))
 
 
