@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from cli_fixture import Moetool
 
+from moetool.anatomy.roles import roled
 from moetool.assets import demo_model_path
 from moetool.cli import quantizing
 from moetool.engine.model import Engine
@@ -21,6 +22,7 @@ from moetool.lab.allocation import Choice, Option, Options, allocate, allocate_u
 from moetool.lab.collecting import Collector, batch_rows
 from moetool.lab.imatrix import Imatrix, Inputs, read_imatrix, write_imatrix
 from moetool.lab.rounding import rounded
+from moetool.lab.sensitivity import Group, make_groups, measured_sensitivity
 from moetool.quants import BY_NAME, QUANT_TYPES
 from moetool.settings import Settings
 
@@ -173,6 +175,63 @@ def test_weights_are_rounded_in_place_and_put_back() -> None:
             engine.decode([5, 6, 7, 8])
             found.append(engine.logits().copy())
     assert np.array_equal(found[0], found[2]) and not np.allclose(found[0], found[1])
+
+
+def test_each_group_is_rounded_alone_and_put_back_also_when_reading_fails() -> None:
+    tensors = roled(open_header(DEMO).tensors, 4, ())
+    groups = make_groups([t for t in tensors if "exps" in t.info.name or "attn_v" in t.info.name])
+    assert len(groups) == 16 and sum(len(group.tensors) for group in groups) == 16
+    rounded_now: list[str] = []
+
+    def read() -> float:
+        (name,) = rounded_now
+        if name == groups[-1].name and fails:
+            raise Interrupted("Interrupted")
+        return 0.3 if "attn_v" in name else 0.02
+
+    def round_group(group: Group) -> float:
+        rounded_now.append(group.name)
+        return 0.1
+
+    fails = False
+    found = measured_sensitivity(groups, round_group, read, rounded_now.clear, "measured")
+    assert found.loss("blk.2.attn_v.weight", 0.01) == pytest.approx(0.03)
+    assert found.loss("blk.2.ffn_up_exps.weight", 0.01) == pytest.approx(0.002)
+    fails = True
+    with pytest.raises(Interrupted):
+        measured_sensitivity(groups, round_group, read, rounded_now.clear, "measured")
+    assert not rounded_now
+
+
+def test_sensitivity_is_measured_once_and_kld_goes_by_it(
+    moetool_here: Moetool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moetool.lab.sensitivity.N_BANDS", 1)
+    monkeypatch.setattr("moetool.lab.sensitivity.part_of", lambda _name: "all")  # two groups: fewer readings
+    text = tmp_path / "text.txt"
+    text.write_text("What is 12 + 7? The answer is 19. " * 66)
+    order = (
+        "quantize",
+        DEMO,
+        "small.gguf",
+        "--requantize",
+        "--dry-run",
+        "-o",
+        "json",
+        "-t",
+        "1",
+        "--bpw",
+        "4.5",
+    )
+    first = moetool_here(*order, "--text", str(text))
+    again = moetool_here(*order, "--text", str(text))
+    assert "times." in first.err and "measured on this text before" in again.err
+    assert again.document["data"] == first.document["data"]
+    data = first.document["data"]
+    assert data["expected_kld"] > 0 and data["basis"].startswith("sensitivity measured on text.txt")
+    narrower = moetool_here(*order[:-2], "--kld", str(2 * data["expected_kld"])).document["data"]
+    assert narrower["file_bytes"] < data["file_bytes"]
+    assert data["expected_kld"] < narrower["expected_kld"] <= 2 * data["expected_kld"]
 
 
 def test_what_was_measured_is_kept_and_damage_is_no_error(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ class _Source:
 
 def _sensitivity(opened: Opened, asked: Asked, tensors: Sequence[RoledTensor]) -> Sensitivity:
     if asked.text is not None:
-        return measure_sensitivity(opened, tensors, asked.text)
+        return measure_sensitivity(opened, tensors, asked.text, asked.n_threads or None)
     known = kept_sensitivity(opened, tensors)
     return known or typical_sensitivity(tensors, tied=opened.anatomy.tied)
 

@@ -47,11 +47,13 @@ def kept_sensitivity(opened: Opened, tensors: Sequence[RoledTensor]) -> Sensitiv
     return _as_sensitivity(found, tensors) if found else None
 
 
-def measure_sensitivity(opened: Opened, tensors: Sequence[RoledTensor], text: Path) -> Sensitivity:
+def measure_sensitivity(
+    opened: Opened, tensors: Sequence[RoledTensor], text: Path, n_threads: int | None
+) -> Sensitivity:
     """Measure it on a text and keep it; what was measured on the same text before is taken as it is."""
     _require_plain(opened, tensors)
     content = read_text(text)
-    plan = _plan(opened)
+    plan = _plan(opened, n_threads)
     with CtrlC() as ctrl_c, load_engine(opened, plan, ctrl_c.pressed) as engine:
         vocabulary = engine.vocabulary
         tokens = vocabulary.tokenize(content, add_special=True)
@@ -94,9 +96,9 @@ def _require_plain(opened: Opened, tensors: Sequence[RoledTensor]) -> None:
         )
 
 
-def _plan(opened: Opened) -> Plan:
+def _plan(opened: Opened, n_threads: int | None) -> Plan:
     """All in RAM, where weights can be written to: not mapped from the file, and not repacked."""
-    wishes = reading_wishes(opened, Wishes(devices=()))
+    wishes = reading_wishes(opened, Wishes(devices=(), n_threads=n_threads))
     plan = plan_for(opened, read_this_machine(), wishes)
     require_fit(plan, opened.model.name)
     return replace(plan, settings=replace(plan.settings, use_mmap=False, repack=False))
