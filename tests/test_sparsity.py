@@ -231,6 +231,23 @@ def test_a_frontier_is_measured_kept_quoted_and_never_chosen(moetool_here: Moeto
     assert "experts" not in moetool_here("run", "demo", "Hello", "--max-tokens", "1").err
 
 
+def test_without_room_for_two_copies_numbers_are_measured_there_and_back(
+    moetool_here: Moetool, tmp_path: Path
+) -> None:
+    (tmp_path / "sums.txt").write_text("38 + 16 = 54. 54 + 7 = 61. The answer is 61. " * 160)
+    asked = ("--experts", "1", "--text", "sums.txt", "--budget", "1", "-t", "1", "--min-tok-s", "1")
+    done = moetool_here("sparsity", "demo", *asked, "--ram", "25M", "--reserve", "0", "-o", "json")
+    data = done.document["data"]
+    rows = data["bench"]["rows"]
+    # Two passes of as many runs, and loads that are told.
+    assert {(len(row["samples_ns"]) % 2, row["load_s"] is None) for row in rows} == {(0, False)}
+    assert [point["experts"] for point in data["frontier"]] == [1, 2]
+    assert data["pick"] == 2
+
+
 def test_models_without_a_choice_are_refused(moetool_here: Moetool, tmp_path: Path) -> None:
     assert "1 to 8" in moetool_here("sparsity", "demo", "--experts", "9").err
+    assert "cannot be nan" in moetool_here("sparsity", "demo", "--min-tok-s", "nan").err
+    (tmp_path / "short.txt").write_text("Hello")
+    assert "too few for two chunks" in moetool_here("sparsity", "demo", "--text", "short.txt").err
     assert moetool_here("sparsity", "demo", "--text", "none.txt").code == 5

@@ -15,6 +15,7 @@ from moetool.cli.judging import read_text, reading_wishes, source_of
 from moetool.cli.opening import Opened, plan_for
 from moetool.engine.model import Engine
 from moetool.engine.reading import TextReader
+from moetool.errors import UsageError
 from moetool.eval import (
     CHUNK_TOKENS,
     Chunks,
@@ -88,7 +89,11 @@ class LabTexts:
     def _cut(self, engine: Engine, text: str) -> Chunks:
         vocabulary = engine.vocabulary
         tokens = vocabulary.tokenize(text, add_special=True)
-        chunks = make_chunks(tokens, engine.n_ctx, vocabulary.bos if vocabulary.adds_bos else None)
+        bos = vocabulary.bos if vocabulary.adds_bos else None
+        try:
+            chunks = make_chunks(tokens, engine.n_ctx, bos)
+        except UsageError as error:
+            raise UsageError(error.message, "give a longer text with --text") from error
         return replace(chunks, tokens=chunks.tokens[: self.n_chunks])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,6 +73,9 @@ def sparsity(
     from moetool.cli.thinning import Asked, measure_sparsity
     from moetool.cli.wishing import Flags, make_wishes
 
+    for flag, value in (("--min-tok-s", min_tok_s), ("--budget", budget)):
+        if value is not None and not math.isfinite(value):
+            raise UsageError(f"{flag} cannot be {value}", f"give {flag} a number")
     counts = parse_numbers(experts, "--experts") if experts else ()
     asked = Asked(counts, tuple(text or ()), budget, min_tok_s)
     flags = Flags(kv=kv, threads=threads, device=device, vram=vram, ram=ram, reserve=reserve)

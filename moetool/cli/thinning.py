@@ -42,8 +42,9 @@ def measure_sparsity(opened: Opened, wishes: Wishes, asked: Asked, rpc: str | No
     texts = read_texts(asked.texts)
     counts = _counts(opened, asked)
     machine = read_this_machine(rpc=rpc, measure="unknown")
-    paced = measure_speed(opened, machine, wishes, counts, asked.budget_s / 2)
+    # Texts first: that one is too short should not be said after minutes.
     qualities = _measure_quality(opened, machine, wishes, counts, texts, asked.budget_s / 2)
+    paced = measure_speed(opened, machine, wishes, counts, asked.budget_s / 2)
     frontier = make_frontier(opened.anatomy, paced.rows, _scores(qualities))
     _keep(opened, machine, frontier)
     return Sparsity(
