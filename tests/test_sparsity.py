@@ -236,7 +236,7 @@ def test_without_room_for_two_copies_numbers_are_measured_there_and_back(
 ) -> None:
     (tmp_path / "sums.txt").write_text("38 + 16 = 54. 54 + 7 = 61. The answer is 61. " * 160)
     asked = ("--experts", "1", "--text", "sums.txt", "--budget", "1", "-t", "1", "--min-tok-s", "1")
-    done = moetool_here("sparsity", "demo", *asked, "--ram", "25M", "--reserve", "0", "-o", "json")
+    done = moetool_here("sparsity", "demo", *asked, "--ram", "20M", "--reserve", "0", "-o", "json")
     data = done.document["data"]
     rows = data["bench"]["rows"]
     # Two passes of as many runs, and loads that are told.
