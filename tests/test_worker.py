@@ -110,11 +110,11 @@ def test_ctrl_c_is_its_usual_end(tmp_path: Path) -> None:
 
 
 def test_routing_is_read_off_a_worker_as_off_the_cpu(
-    worker: Worker, moetool: Moetool, tmp_path: Path
+    worker: Worker, moetool: Moetool, moetool_here: Moetool, tmp_path: Path
 ) -> None:
     (tmp_path / "a.txt").write_text("Ada Lovelace, 36, lives in London. " * 4)
     asked = ("experts", "demo", "--text", "a.txt", "-o", "json")
-    here = moetool(*asked).document["data"]["layers"]
+    here = moetool_here(*asked).document["data"]["layers"]
     there = moetool(*asked, "--rpc", worker.address, "-ngl", "99").document["data"]["layers"]
     for mine, its in zip(here, there, strict=True):
         assert mine["counts"] == its["counts"]
