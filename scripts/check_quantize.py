@@ -23,7 +23,15 @@ from typing import Any
 
 MIXES = ("Q2_K", "Q3_K_S", "Q3_K_M", "IQ4_XS", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K")
 HEADS = ("mix", "bytes", "typical", "measured", "KLD", "typical", "measured", "expected", "same tokens")
-PROMPT = "user\nWhat is 12 + 30?\nassistant\n"
+PROMPTS = tuple(
+    f"user\n{question}\nassistant"  # no line break behind it: run would take it off
+    for question in (
+        "What is 12 + 30?",
+        "Start with 9. Add 81. Add 17. What is the result?",
+        "Put these in order: heat the pan, fry the eggs, crack the eggs, eat the eggs.",
+        "JSON list of the names: There were Margaret, Frances, Emmy, Donald and Edsger today.",
+    )
+)
 N_TOKENS = 48
 
 
@@ -56,9 +64,14 @@ def divergence(home: Path, model: Path, source: Path) -> float:
 
 
 def writes_the_same(home: Path, program: str, model: Path) -> bool:
-    """Do llama-completion and moetool continue a text by the same tokens?"""
-    ours = moetool(home, "run", str(model), PROMPT, "--raw", "--temp", "0", "--max-tokens", str(N_TOKENS))
-    command = [program, "-m", str(model), "-p", PROMPT, "-n", str(N_TOKENS), "--temp", "0", "-no-cnv"]
+    """Do llama-completion and moetool continue texts by the same tokens? What differs is shown."""
+    same = [_is_same(home, program, model, prompt) for prompt in PROMPTS]
+    return all(same)
+
+
+def _is_same(home: Path, program: str, model: Path, prompt: str) -> bool:
+    ours = moetool(home, "run", str(model), prompt, "--raw", "--temp", "0", "--max-tokens", str(N_TOKENS))
+    command = [program, "-m", str(model), "-p", prompt, "-n", str(N_TOKENS), "--temp", "0", "-no-cnv"]
     done = subprocess.run(
         [*command, "--no-display-prompt", "-e"],
         capture_output=True,
@@ -66,10 +79,14 @@ def writes_the_same(home: Path, program: str, model: Path) -> bool:
         check=False,
         stdin=subprocess.DEVNULL,
     )
-    if done.returncode:
-        raise SystemExit(done.stderr[-1500:])
-    theirs = done.stdout.replace("[end of text]", "").strip()
-    return bool(theirs) and theirs == ours["text"].strip()
+    theirs, text = done.stdout.replace("[end of text]", "").strip(), ours["text"].strip()
+    if done.returncode or not theirs or theirs != text:
+        print(
+            f"{model.name}, llama-completion ({done.returncode}): {theirs!r}, moetool: {text!r}",
+            file=sys.stderr,
+        )
+        return False
+    return True
 
 
 def check(args: argparse.Namespace, mix: str, folder: Path) -> dict[str, Any]:
