@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Does `moetool bench` agree with llama-bench? The same tests on the same files, in alternation.
 
-    scripts/check_bench.py --tools ~/llama.cpp/build/bin small.gguf large.gguf --pairs 5 --out bench.jsonl
+    scripts/check_bench.py --tools ~/llama.cpp/build/bin small.gguf -r 60 --pairs 5 --out bench.jsonl
     scripts/check_bench.py --out bench.jsonl            only the table of what was measured before
 
-Each is a process of its own with a warm-up and three repetitions, of which the median counts; a row is the
-middle of the pairs' ratios. The names of the fields, their order, and what they say of the settings must be
-llama-bench's too. Exits 1 where they are not, or where a ratio is off by more than 3 %.
+Both run at once, but only one at a time: the other one is stopped, and they change places every --slice
+seconds. So both see the same hours of a machine that others use too. A repetition that was stopped half-way
+is slow, and does not move the median as long as a slice holds many: choose -p, -n and --slice so. A row is
+the middle of the pairs' ratios. The names of the fields, their order, and what they say of the settings must
+be llama-bench's too. Exits 1 where they are not, or where a ratio is off by more than 3 %.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +35,47 @@ OWN |= {"n_gpu_layers", "devices", "model_n_params", "model_size", "flash_attn"}
 MEASURED = {"avg_ns", "stddev_ns", "avg_ts", "stddev_ts", "samples_ns", "samples_ts"}
 
 Row = dict[str, Any]
+Bench = subprocess.Popen[bytes]
 
 
-def bench(ours: bool, model: Path, flags: Sequence[str], tools: Path, home: Path) -> list[Row]:
-    """The rows of one process."""
+def start_bench(ours: bool, model: Path, flags: Sequence[str], tools: Path, home: Path, out: Path) -> Bench:
+    """One of the two programs, begun; its rows go to `out`."""
     env = {**os.environ, "MOETOOL_HOME": str(home)}
+    env.pop("LD_LIBRARY_PATH", None)
     command = [sys.executable, "-m", "moetool", "bench", str(model)]
     if not ours:
         # Their libraries are theirs alone: moetool brings its own, of the same names.
         env |= {"LD_LIBRARY_PATH": str(tools)}
         command = [str(tools / "llama-bench"), "-m", str(model)]
-    done = subprocess.run([*command, *flags, "-o", "jsonl"], check=True, env=env, capture_output=True)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    with out.open("wb") as rows:
+        return subprocess.Popen(
+            [*command, *flags, "-o", "jsonl"], env=env, stdout=rows, stderr=subprocess.DEVNULL
+        )
 
 
-def measure(model: Path, flags: Sequence[str], tools: Path, home: Path, *, ours_first: bool) -> Row:
+def take_turns(programs: Sequence[Bench], slice_s: float) -> None:
+    """Let them run to their ends, one at a time."""
+    for program in programs:
+        program.send_signal(signal.SIGSTOP)
+    while running := [program for program in programs if program.poll() is None]:
+        for program in running:
+            program.send_signal(signal.SIGCONT)
+            with suppress(subprocess.TimeoutExpired):
+                program.wait(slice_s)
+            program.send_signal(signal.SIGSTOP)
+    for program in programs:
+        if program.returncode:
+            sys.exit(f"{program.args} failed")
+
+
+def measure(args: argparse.Namespace, model: Path, home: Path, *, ours_first: bool) -> Row:
     """One pair."""
-    found = {ours: bench(ours, model, flags, tools, home) for ours in (ours_first, not ours_first)}
+    flags = ["-p", args.p, "-n", args.n, "-r", args.r, "-t", str(args.threads)]
+    outs = {ours: home / f"{ours}.jsonl" for ours in (ours_first, not ours_first)}
+    take_turns(
+        [start_bench(ours, model, flags, args.tools, home, out) for ours, out in outs.items()], args.slice
+    )
+    found = {ours: list(map(json.loads, out.read_text().splitlines())) for ours, out in outs.items()}
     return {
         "model": model.stem,
         "bytes": model.stat().st_size,
@@ -104,7 +132,8 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("-p", default="128")
     parser.add_argument("-n", default="32")
-    parser.add_argument("-r", default="3")
+    parser.add_argument("-r", default="30")
+    parser.add_argument("--slice", type=float, default=1.0, help="seconds of a turn")
     parser.add_argument("--threads", type=int, default=read_linux_cores().n_threads)
     parser.add_argument("--out", type=Path, help="append what is measured, as JSON lines")
     args = parser.parse_args()
@@ -112,12 +141,11 @@ def main() -> int:
         parser.error("--tools is needed to measure")
     lines = args.out.read_text().splitlines() if args.out and args.out.exists() else []
     records: list[Row] = list(map(json.loads, lines))
-    flags = ["-p", args.p, "-n", args.n, "-r", args.r, "-t", str(args.threads)]
     with tempfile.TemporaryDirectory() as home:
         for model in args.models:
             for number in range(args.pairs):
                 ours_first = number % 2 == 0
-                record = measure(model.resolve(), flags, args.tools, Path(home), ours_first=ours_first)
+                record = measure(args, model.resolve(), Path(home), ours_first=ours_first)
                 records.append(record)
                 if args.out:
                     with args.out.open("a") as file:
