@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-# Shorter batches are waited for: the callback runs before each graph node, which costs nothing beside a long
-# batch but would cost a small model dearly on a single token.
+# Shorter batches are waited for, in tokens and in seconds: the callback runs before each graph node, a
+# millisecond a batch in all, which is nothing beside a long one, 2 % of 40 ms, and too much for a token.
 INTERRUPTIBLE = 32
+_WAITED_FOR_S = 0.1
 
 _DECODE_OK, _DECODE_NO_SLOT, _DECODE_ABORTED = 0, 1, 2
 
@@ -52,6 +54,7 @@ class Engine:
         self._held = Held()
         self._stack = ExitStack()
         self._is_cancelled = is_cancelled
+        self._token_s = math.inf  # of the last long batch
         self._cores: SharedCores | None = None
         self._watch: Watch | None = None
         self.settings = settings
@@ -208,7 +211,10 @@ class Engine:
         elif len(tokens) < INTERRUPTIBLE:
             self._decode_parts(tokens)
         else:
-            self._decode_long(tokens)
+            started = time.perf_counter()
+            is_short = len(tokens) * self._token_s < _WAITED_FOR_S
+            (self._decode_parts if is_short else self._decode_long)(tokens)
+            self._token_s = (time.perf_counter() - started) / len(tokens)
 
     def _decode_parts(self, tokens: Sequence[int]) -> None:
         for start in range(0, len(tokens), self._n_batch):
