@@ -89,7 +89,7 @@ def _of_one_model(fitting: Sequence[Contender]) -> Reason:
     if fastest is best or _speed(fastest) < _ALIKE * _speed(best):
         return Reason(
             "one-is-best",
-            f"Take {best.label}: it should lose least ({best.quality.band}), and none is faster.",
+            f"Take {best.label}: it should lose least ({best.quality.band}), and none is much faster.",
         )
     losses = f"{best.label} should lose least ({best.quality.band} against {fastest.quality.band})"
     text = f"{losses}; {fastest.label} decodes {_times(fastest, best)}. {_advice(best, fastest)}"
@@ -102,7 +102,7 @@ def _of_several_models(fitting: Sequence[Contender]) -> Reason:
     rule = "by √(total × active), a rule of thumb that nobody has derived"
     faster = [one for one in fitting if _speed(one) >= _ALIKE * _speed(largest)]
     if not faster:
-        return Reason("one-is-best", f"Take {largest.label}: the largest {rule}, and none is faster.")
+        return Reason("one-is-best", f"Take {largest.label}: the largest {rule}, and none is much faster.")
     rival = max(faster, key=lambda one: (one.size, _speed(one)))
     sizes = f"{_figures(largest.size / 1e9)} against {_figures(rival.size / 1e9)} B"
     lead = f"{largest.label} is the larger {rule} ({sizes})"

@@ -58,7 +58,9 @@ def read_frontier(path: Path, weights_bytes: int, read_digest: Callable[[], str]
     if not like:
         return None
     digest = read_digest()
-    return next((one for one in like if one.digest == digest), None)
+    same = [one for one in like if one.digest == digest]
+    # A look at few numbers does not hide one at many; of those of as many the latest counts.
+    return max(same, key=lambda one: len(one.frontier.points), default=None)
 
 
 def keep_frontier(path: Path, kept: KeptFrontier) -> None:

@@ -245,3 +245,16 @@ def test_a_broken_router_is_diagnosed(moetool_here: Moetool, tmp_path: Path) -> 
     )
     assert dead.startswith(f"! Layer {LAYER}: expert {DEAD} is dead: never chosen")
     assert uniform.startswith(f"! Layer {UNIFORM}: its gate is uniform")
+
+
+def test_little_text_tells_nothing_and_what_is_read_is_not_overwritten(
+    moetool_here: Moetool, tmp_path: Path
+) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("   \n")
+    done = moetool_here("experts", "demo", "--text", str(text))
+    assert done.code == 0 and "too few to judge a router by" in done.out and "collapsed" not in done.out
+    for place in (text, tmp_path, tmp_path / "nowhere" / "page.html"):
+        assert moetool_here("experts", "demo", "--text", str(text), "--html", str(place)).code == 2
+    assert text.read_text() == "   \n"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["short.txt"]

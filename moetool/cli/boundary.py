@@ -49,6 +49,7 @@ def run_command_line(arguments: Sequence[str]) -> int:
                 args=list(arguments), standalone_mode=False, prog_name="moetool"
             )
         sys.stdout.flush()
+        return _told(code, arguments)
     except Reported as reported:
         return reported.exit_code
     except MoetoolError as error:
@@ -71,6 +72,12 @@ def run_command_line(arguments: Sequence[str]) -> int:
     # A bug is ours, not the user's: one sentence for them, the traceback for us when asked for.
     except Exception as error:  # noqa: BLE001
         return fail(_bug(error), arguments)
+
+
+def _told(code: object, arguments: Sequence[str]) -> int:
+    """The exit code for what Typer returns; it catches Ctrl-C itself, and says so by its code alone."""
+    if code == Interrupted.exit_code:
+        return fail(Interrupted("Interrupted"), arguments)
     return code if isinstance(code, int) else 0
 
 

@@ -27,7 +27,7 @@ def compare(
 
     moetool compare model-Q4_K_M.gguf model-small.gguf
     """
-    from moetool.cli.contesting import make_contest
+    from moetool.cli.contesting import make_contest, refusal
     from moetool.cli.wishing import Flags, make_wishes
 
     if len(models) < 2:
@@ -39,8 +39,10 @@ def compare(
         from moetool.cli.boundary import print_result
         from moetool.report import of_contest
 
-        print_result("compare", of_contest(found))
+        print_result("compare", of_contest(found), refusal(found))
         return
     from moetool.render.contest import show_contest
 
     show_contest(found)
+    if problem := refusal(found):
+        raise problem

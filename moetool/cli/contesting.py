@@ -11,6 +11,7 @@ from moetool.cli.inspect import read_remote_anatomy
 from moetool.cli.opening import open_model, read_this_machine
 from moetool.cli.remote_plan import remote_name
 from moetool.contest import Contender, measured_speed
+from moetool.errors import DoesNotFit
 from moetool.identity import read_model_digest
 from moetool.kept_qualities import KeptQuality, read_qualities, read_qualities_path
 from moetool.kept_runs import read_runs, read_runs_path
@@ -45,6 +46,13 @@ def make_contest(names: Sequence[str], machine_file: Path | None, wishes: Wishes
         speed = measured_speed(runs, make_target(plan.anatomy, plan.settings, plan.machine))
         contenders.append(Contender(label, plan, expected_loss(one.anatomy), speed, one.qualities))
     return tuple(contenders)
+
+
+def refusal(contenders: Sequence[Contender]) -> DoesNotFit | None:
+    """What ends the command where none of them fits."""
+    if any(one.plan.fits for one in contenders):
+        return None
+    return DoesNotFit("None of them fits here", "ask for less with --ctx, or compare smaller quants")
 
 
 def _read(name: str) -> _Named:

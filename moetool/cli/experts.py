@@ -57,13 +57,15 @@ def experts(
 
     moetool experts ./model.gguf --text code.py --text prose.txt --html experts.html
     """
-    from moetool.cli.profiling import Asked, profile_model, require_places, write_arrays
+    from moetool.cli.new_file import require_places
+    from moetool.cli.profiling import Asked, profile_model, write_arrays
     from moetool.cli.wishing import Flags, make_wishes
 
     flags = Flags(threads=threads, gpu_layers=gpu_layers, n_cpu_moe=n_cpu_moe, device=device, experts=used)
     asked = Asked(tuple(text or ()), prompt, max_tokens, ctx)
-    require_places({"--html": html, "--npz": npz})
-    found = profile_model(model, make_wishes(flags), asked, rpc)
+    outputs = {"--html": html, "--npz": npz}
+    require_places(outputs)
+    found = profile_model(model, make_wishes(flags), asked, rpc, outputs)
     if npz is not None:
         write_arrays(npz, found.profile)
     if html is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,24 @@ def require_new(path: Path, flag: str) -> None:
         raise UsageError(f"There is no folder {path.parent}", f"give {flag} another place")
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f"Nothing may be written into {path.parent}", f"give {flag} another place")
+
+
+def require_places(places: Mapping[str, Path | None]) -> None:
+    """UsageError for a file, by its flag, that cannot be written: reading may take minutes."""
+    for flag, path in places.items():
+        if path is None:
+            continue
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder", f"give {flag} the name of a file")
+        if not path.parent.is_dir():
+            raise UsageError(f"There is no folder {path.parent}", f"give {flag} another place")
+
+
+def require_other(places: Mapping[str, Path | None], read: Sequence[Path]) -> None:
+    """UsageError for a file to be written that is one of those to be read."""
+    for flag, path in places.items():
+        if path is not None and path.exists() and any(one.exists() and path.samefile(one) for one in read):
+            raise UsageError(f"{path} is what is read", f"give {flag} another place")
 
 
 @contextmanager

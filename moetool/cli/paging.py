@@ -6,7 +6,7 @@ from pathlib import Path
 
 from moetool import report
 from moetool.bench.report import Benchmark
-from moetool.errors import UsageError
+from moetool.cli.new_file import new_file
 from moetool.render.page import make_page
 from moetool.render.plain import notice
 
@@ -18,8 +18,6 @@ def write_bench_page(path: Path, benchmark: Benchmark, file_name: str) -> None:
 
 def write_page(path: Path, page: str) -> None:
     """Write a page; UsageError for a place where it cannot be written."""
-    try:
-        path.write_text(page, "utf-8")
-    except OSError as error:
-        raise UsageError(f"Cannot write {path}: {error.strerror}", "give --html another place") from error
+    with new_file(path, "--html") as part:
+        part.write_text(page, "utf-8")
     notice(f"Written: {path}")

@@ -14,9 +14,10 @@ from moetool.assets import quality_text_path
 from moetool.cli.answer import load_engine, require_fit
 from moetool.cli.interrupt import CtrlC
 from moetool.cli.judging import read_text
+from moetool.cli.new_file import new_file, require_other
 from moetool.cli.opening import Opened, open_model, plan_for, read_this_machine
 from moetool.engine.model import Engine
-from moetool.errors import UsageError
+from moetool.errors import ContextFull, UsageError
 from moetool.eval import CHUNK_TOKENS
 from moetool.identity import read_model_digest
 from moetool.kept_profiles import KeptLayer, KeptProfile, keep_profile, read_profiles_folder
@@ -47,14 +48,18 @@ class Asked:
     n_chunk: int | None
 
 
-def profile_model(name: str, wishes: Wishes, asked: Asked, rpc: str | None) -> Examined:
-    """Read, count, conclude, and keep the profile. UsageError for a model without experts."""
+def profile_model(
+    name: str, wishes: Wishes, asked: Asked, rpc: str | None, outputs: Mapping[str, Path | None]
+) -> Examined:
+    """Read, count, conclude, and keep the profile. UsageError for a model without experts, and for `outputs`
+    (by flag) that are what is read."""
     texts = _read_texts(asked)
     opened = open_model(name)
     if not opened.anatomy.is_moe:
         raise UsageError(
             f"{opened.model.name} is dense: it has no experts to watch", "moetool inspect shows what it has"
         )
+    require_other(outputs, (*opened.model.paths, *asked.texts))
     plan = plan_for(opened, read_this_machine(rpc=rpc), _reading_wishes(opened, wishes, asked))
     require_fit(plan, opened.model.name)
     answer = None
@@ -62,9 +67,10 @@ def profile_model(name: str, wishes: Wishes, asked: Asked, rpc: str | None) -> E
         reader = RoutingReader(engine, opened.anatomy.n_expert, ctrl_c.pressed)
         began = time.perf_counter()
         n_chunk = asked.n_chunk or _chunk_tokens(opened)
+        prompt = None if asked.prompt is None else _prompt_tokens(engine, opened, asked.prompt)
         _read_all(engine, reader, texts, n_chunk, is_ours=not asked.texts)
-        if asked.prompt is not None:
-            tokens = reader.read_and_write(_prompt_tokens(engine, opened, asked.prompt), asked.max_tokens)
+        if prompt is not None:
+            tokens = reader.read_and_write(prompt, asked.max_tokens)
             answer = b"".join(map(engine.piece, tokens)).decode("utf-8", "replace")
         seconds = time.perf_counter() - began
     digest = read_model_digest(opened.model.paths)
@@ -75,20 +81,10 @@ def profile_model(name: str, wishes: Wishes, asked: Asked, rpc: str | None) -> E
     return found
 
 
-def require_places(places: Mapping[str, Path | None]) -> None:
-    """UsageError for a file, by its flag, in a folder that is not there: reading may take minutes."""
-    for flag, path in places.items():
-        if path is not None and not path.parent.is_dir():
-            raise UsageError(f"There is no folder {path.parent}", f"give {flag} another place")
-
-
 def write_arrays(path: Path, profile: Profile) -> None:
     """Write all counts for numpy.load; UsageError for a place where they cannot be written."""
-    try:
-        with path.open("wb") as stream:
-            np.savez_compressed(stream, **arrays_of(profile))
-    except OSError as error:
-        raise UsageError(f"Cannot write {path}: {error.strerror}", "give --npz another place") from error
+    with new_file(path, "--npz") as part, part.open("wb") as stream:
+        np.savez_compressed(stream, **arrays_of(profile))
     notice(f"Written: {path}")
 
 
@@ -133,8 +129,15 @@ def _prompt_tokens(engine: Engine, opened: Opened, prompt: str) -> Sequence[int]
     """As `run` would read it: as a message, where the model has a chat template."""
     template = opened.header.get_str("tokenizer.chat_template")
     if template:
-        return chat_tokens(engine.vocabulary, template, [Message("user", prompt)])
-    return plain_tokens(engine.vocabulary, prompt)
+        tokens = chat_tokens(engine.vocabulary, template, [Message("user", prompt)])
+    else:
+        tokens = plain_tokens(engine.vocabulary, prompt)
+    if len(tokens) >= engine.n_ctx:
+        raise ContextFull(
+            f"The prompt has {len(tokens)} tokens, and the context is of {engine.n_ctx}",
+            "give it as a file with --text, which is read in chunks",
+        )
+    return tokens
 
 
 def _keep(found: Examined) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,7 +57,7 @@ def quantize(
     """
     from moetool.cli.new_file import require_new
     from moetool.cli.opening import open_model
-    from moetool.cli.quantizing import Asked, make_quant_plan, write_quant
+    from moetool.cli.quantizing import Asked, make_quant_plan, require_plain, write_quant
     from moetool.lab.imatrix import read_imatrix
 
     name, wanted = _recipe_and_target(recipe, size, bpw, kld, text)
@@ -72,6 +73,8 @@ def quantize(
         n_threads=threads or 0,
     )
     opened = open_model(source)
+    if text is not None and not dry_run:
+        require_plain(opened, asked)
     plan = make_quant_plan(opened, asked)
     written = None if dry_run else str(target)
     if output is Output.text:
@@ -99,6 +102,9 @@ def _recipe_and_target(
     from moetool.lab.recipes import MOE_AWARE, parse_recipe
     from moetool.lab.target import Target
 
+    for flag, value in (("--bpw", bpw), ("--kld", kld)):
+        if value is not None and not math.isfinite(value):
+            raise UsageError(f"{flag} cannot be {value}", f"give {flag} a number")
     name = parse_recipe(recipe)
     wanted = Target(parse_size(size, "--size") if size else None, bpw, kld)
     if wanted.n_given != (1 if name == MOE_AWARE else 0):

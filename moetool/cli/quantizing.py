@@ -71,6 +71,12 @@ def make_quant_plan(opened: Opened, asked: Asked) -> QuantPlan:
     return _choose(source, asked, tensors, options, sensitivity)
 
 
+def require_plain(opened: Opened, asked: Asked) -> None:
+    """UsageError for a source that is quantized already, before anything is measured on it."""
+    if any(t.info.type.block_size > 1 for t in opened.anatomy.tensors) and not asked.requantize:
+        raise _quantized(opened)
+
+
 def write_quant(opened: Opened, plan: QuantPlan, asked: Asked, target: Path) -> None:
     """Write the file; it appears under its name when it is whole and what was planned."""
     _require_source(opened, plan, asked)
@@ -232,10 +238,14 @@ def _require_source(opened: Opened, plan: QuantPlan, asked: Asked) -> None:
     own = {tensor.info.name: tensor.info.type for tensor in opened.anatomy.tensors}
     again = [name for name, quant in plan.types.items() if own[name].block_size > 1 and own[name] != quant]
     if again and not asked.requantize:
-        raise UsageError(
-            f"{opened.model.name} is quantized already ({opened.anatomy.quant}): rounding twice loses more",
-            "take its F16 or BF16 file; --requantize does it all the same",
-        )
+        raise _quantized(opened)
+
+
+def _quantized(opened: Opened) -> UsageError:
+    return UsageError(
+        f"{opened.model.name} is quantized already ({opened.anatomy.quant}): rounding twice loses more",
+        "take its F16 or BF16 file; --requantize does it all the same",
+    )
 
 
 def _require_room(plan: QuantPlan, target: Path) -> None:

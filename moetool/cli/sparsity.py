@@ -69,6 +69,7 @@ def sparsity(
     """
     from moetool.bench.matrix import parse_numbers
     from moetool.cli.layer_map import map_layers
+    from moetool.cli.new_file import require_other, require_places
     from moetool.cli.opening import open_model
     from moetool.cli.thinning import Asked, measure_sparsity
     from moetool.cli.wishing import Flags, make_wishes
@@ -76,10 +77,13 @@ def sparsity(
     for flag, value in (("--min-tok-s", min_tok_s), ("--budget", budget)):
         if value is not None and not math.isfinite(value):
             raise UsageError(f"{flag} cannot be {value}", f"give {flag} a number")
-    counts = parse_numbers(experts, "--experts") if experts else ()
-    asked = Asked(counts, tuple(text or ()), budget, min_tok_s)
+    require_places(outputs := {"--html": html})
+    asked = Asked(
+        parse_numbers(experts, "--experts") if experts else (), tuple(text or ()), budget, min_tok_s
+    )
     flags = Flags(kv=kv, threads=threads, device=device, vram=vram, ram=ram, reserve=reserve)
     opened = open_model(model)
+    require_other(outputs, (*opened.model.paths, *asked.texts))
     wishes, as_json = make_wishes(flags), output is Output.json
     if layers:
         if html is not None or min_tok_s is not None:

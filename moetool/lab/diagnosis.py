@@ -25,7 +25,16 @@ class Finding:
 
 
 def diagnose(layers: Sequence[LayerFigures]) -> tuple[Finding, ...]:
-    """Everything that passes a threshold, layer by layer; nothing for a sound model."""
+    """Everything that passes a threshold, layer by layer; nothing for a sound model. Of few tokens only that
+    they are too few."""
+    for layer in layers:
+        even = layer.n_tokens * layer.n_used / layer.n_expert
+        if even < DEAD_EXPECTED:
+            text = (
+                f"{layer.n_tokens} tokens are too few to judge a router by: used evenly, each expert would be"
+                f" chosen {even:.1f} times in layer {layer.layer}, and it takes {DEAD_EXPECTED}"
+            )
+            return (Finding("too-few", text, layer.layer),)
     return tuple(finding for layer in layers for finding in _find(layer))
 
 

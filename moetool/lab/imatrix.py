@@ -119,7 +119,7 @@ def _read(stream: BinaryIO, header: Header) -> Imatrix:
             raise UsageError(f"This importance matrix has no counts for {name!r}", _HINT)
         sums = _values(stream, header, tensors[name + _SUMS])
         counts = _values(stream, header, tensors[name + _COUNTS])
-        if not len(counts) or len(sums) % len(counts):
+        if not len(counts) or not len(sums) or len(sums) % len(counts):
             raise UsageError(f"This importance matrix does not fit together at {name!r}", _HINT)
         if not (np.isfinite(sums).all() and np.isfinite(counts).all() and min(sums.min(), counts.min()) >= 0):
             raise UsageError(f"This importance matrix has impossible values for {name!r}", _HINT)

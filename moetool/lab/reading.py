@@ -38,12 +38,13 @@ class RoutingReader:
             on_chunk()
 
     def read_and_write(self, prompt: Sequence[int], most_tokens: int) -> list[int]:
-        """Count a prompt, and the most probable answer to it as it is written; returns the answer. Raises
-        ContextFull when both do not fit."""
+        """Count a prompt, and the most probable answer to it as it is written, as far as the context goes;
+        returns the answer."""
         self.tally.begin("prompt")
         self._read(prompt)
         answer: list[int] = []
         token = self._engine.sample()
+        most_tokens = min(most_tokens, self._engine.n_ctx - len(prompt))
         while len(answer) < most_tokens and not self._engine.is_end(token):
             self._engine.decode([token])
             answer.append(token)
