@@ -9,7 +9,6 @@ read, to edit, to delete. A damaged line is as good as none; a file that cannot 
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from moetool.frontier import Frontier, FrontierPoint, Interval, TextScore
 from moetool.home import read_home
+from moetool.kept_records import append_record, latest_lines
 
 _N_READ = 200
 _DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
@@ -48,12 +48,8 @@ def read_frontiers_path() -> Path:
 def read_frontier(path: Path, weights_bytes: int, read_digest: Callable[[], str]) -> KeptFrontier | None:
     """The latest frontier of a model; its digest is asked for only where there is one of a model that has so
     many bytes."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            lines = list(deque(file, _N_READ))
-    except OSError:
-        return None
-    kept = [kept for line in reversed(lines) if (kept := parse_frontier(line)) is not None]
+    lines = latest_lines(path, _N_READ)
+    kept = [kept for line in lines if (kept := parse_frontier(line)) is not None]
     like = [one for one in kept if one.weights_bytes == weights_bytes]
     if not like:
         return None
@@ -65,12 +61,7 @@ def read_frontier(path: Path, weights_bytes: int, read_digest: Callable[[], str]
 
 def keep_frontier(path: Path, kept: KeptFrontier) -> None:
     """Append one frontier."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(kept)) + "\n")  # one short write: lines of two commands do not mix
-    except OSError:
-        return
+    append_record(path, asdict(kept))
 
 
 def parse_frontier(line: str) -> KeptFrontier | None:

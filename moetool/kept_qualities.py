@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from moetool.home import read_home
+from moetool.kept_records import append_record, latest_lines
 
 _N_READ = 500
 _DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
@@ -43,25 +43,14 @@ def read_qualities_path() -> Path:
 
 def keep_quality(path: Path, quality: KeptQuality) -> None:
     """Append one."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(
-                json.dumps(asdict(quality)) + "\n"
-            )  # one short write: lines of two commands do not mix
-    except OSError:
-        return
+    append_record(path, asdict(quality))
 
 
 def read_qualities(path: Path, digest: str) -> tuple[KeptQuality, ...]:
     """What is known of a model, the latest of each text and reference, the latest first."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            lines = list(deque(file, _N_READ))
-    except OSError:
-        return ()
+    lines = latest_lines(path, _N_READ)
     found: dict[tuple[str, int, str | None], KeptQuality] = {}
-    for line in reversed(lines):
+    for line in lines:
         quality = parse_quality(line)
         if quality is not None and quality.digest == digest:
             found.setdefault((quality.text, quality.n_tokens, quality.reference), quality)

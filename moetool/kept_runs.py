@@ -9,12 +9,12 @@ cannot be written is no error.
 from __future__ import annotations
 
 import json
-from collections import deque
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from moetool.home import read_home
+from moetool.kept_records import append_record, latest_lines
 from moetool.speed import Calibration, Target
 
 # The latest lines that are read: a machine's memory, not its whole history.
@@ -32,23 +32,13 @@ def read_runs_path() -> Path:
 
 def read_runs(path: Path) -> tuple[Calibration, ...]:
     """The latest runs, oldest first; none where there is no such file."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            lines = deque(file, N_KEPT)
-    except OSError:
-        return ()
+    lines = reversed(latest_lines(path, N_KEPT))
     return tuple(run for line in lines if (run := parse_run(line)) is not None)
 
 
 def keep_run(path: Path, run: Calibration, when: str, command: str) -> None:
     """Append one run; `when` in ISO 8601, `command` which of ours measured it."""
-    line = json.dumps({"when": when, "command": command} | run_document(run))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")  # one short write: two commands do not mix their lines
-    except OSError:
-        return
+    append_record(path, {"when": when, "command": command} | run_document(run))
 
 
 def run_document(run: Calibration) -> dict[str, Any]:

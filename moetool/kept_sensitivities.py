@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from moetool.home import read_home
+from moetool.kept_records import append_record
 
 _DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
@@ -51,12 +52,7 @@ def read_sensitivity(path: Path, model_sha256: str, text_sha256: str = "") -> Ke
 
 def keep_sensitivity(path: Path, found: KeptSensitivity) -> None:
     """Append one measurement."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(found)) + "\n")
-    except OSError:
-        return
+    append_record(path, asdict(found))
 
 
 def parse_sensitivity(line: str) -> KeptSensitivity | None:

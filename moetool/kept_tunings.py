@@ -9,12 +9,12 @@ cannot be written is no error.
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from moetool.home import read_home
+from moetool.kept_records import append_record, latest_lines
 
 _N_READ = 500
 _DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
@@ -46,23 +46,14 @@ def read_tunings_path() -> Path:
 
 def read_tuning(path: Path, subject: tuple[object, ...]) -> Tuning | None:
     """The latest tuning of a model on a machine (`Tuning.subject`), if it was tuned there."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            lines = list(deque(file, _N_READ))
-    except OSError:
-        return None
-    found = (parse_tuning(line) for line in reversed(lines))
+    lines = latest_lines(path, _N_READ)
+    found = (parse_tuning(line) for line in lines)
     return next((tuning for tuning in found if tuning is not None and tuning.subject == subject), None)
 
 
 def keep_tuning(path: Path, tuning: Tuning) -> None:
     """Append one tuning."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(tuning)) + "\n")  # one short write: lines of two commands do not mix
-    except OSError:
-        return
+    append_record(path, asdict(tuning))
 
 
 def parse_tuning(line: str) -> Tuning | None:

@@ -28,6 +28,7 @@ LAYERS: dict[str, int] = {
     "speed": 3,
     "quality": 3,
     "frontier": 3,
+    "kept_records": 3,
     "kept_runs": 4,
     "kept_tunings": 4,
     "kept_frontiers": 4,
