@@ -8,7 +8,7 @@
 
 The file and what is made up of its header are both loaded, and measured in alternation; an error is the
 middle of those of the pairs. `took` is the whole command by header alone, with the tests that it chooses
-itself. With --parts two parts are made up, the larger of 0.4 of the file's size. Exits 1 where a target is
+itself. With --parts two parts are made up, as the command does of large models. Exits 1 where a target is
 missed.
 """
 
@@ -32,17 +32,16 @@ from moetool.anatomy import Anatomy, make_anatomy
 from moetool.bench.extrapolate import Line
 from moetool.bench.speed import SpeedTest, Stopwatch
 from moetool.cli.bench_rows import memory_use
-from moetool.cli.header_parts import size_for
+from moetool.cli.header_only import HeaderOf
+from moetool.cli.header_parts import choose_parts, size_for
 from moetool.cli.opening import Opened, open_model, plan_for, read_this_machine
 from moetool.engine.model import Engine
 from moetool.gguf import hollow_file, open_header, read_header
 from moetool.plan import Wishes
-from moetool.standin import MemoryFile, choose_samples, first_layers, make_tiles, tensor_pieces
+from moetool.standin import MemoryFile, first_layers, make_tiles, tensor_pieces
 
 # What may be off: decode, prompt, memory; and speed where it is extrapolated.
 DECODE, PROMPT, MEMORY, PARTS = 0.10, 0.15, 0.02, 0.15
-# Of the file's size: the larger of two parts.
-PARTS_SHARE = 0.4
 
 Record = dict[str, Any]
 
@@ -53,8 +52,8 @@ def measure(model: Path, home: Path, tests: Sequence[SpeedTest], pairs: int, *, 
         whole = open_model(str(model))
         made = [whole.header]
         if parts:
-            samples = choose_samples(whole.anatomy, int(PARTS_SHARE * whole.anatomy.weights_bytes))
-            assert samples is not None
+            found = HeaderOf(str(model), whole.header)
+            samples = choose_parts(found, read_this_machine(), Wishes(n_ctx=1024)).samples
             made = [first_layers(whole.header, n) for n in (samples.small, samples.large)]
         sides = [load(stack, whole, whole.model.paths[0])]
         for header in made:
@@ -62,10 +61,10 @@ def measure(model: Path, home: Path, tests: Sequence[SpeedTest], pairs: int, *, 
             file.fill()
             opened = Opened(whole.model, header, make_anatomy(header))
             sides.append(load(stack, opened, file.path))
-        found = [alternate(sides, test, pairs) for test in tests]
+        results = [alternate(sides, test, pairs) for test in tests]
     took_s = time_command(model, home)
     return {"model": model.stem, "bytes": model.stat().st_size, "parts": parts, "took_s": took_s} | {
-        "tests": found,
+        "tests": results,
         "memory": [side.memory_bytes for side in sides],
         "layers": [side.anatomy.n_layer for side in sides],
     }

@@ -13,13 +13,20 @@ import pytest
 from cli_fixture import Moetool
 from gguf.quants import dequantize
 from hub_fixture import HubWorld
+from test_plan import MOE, machine
 
 from moetool.anatomy import make_anatomy
 from moetool.assets import demo_model_path
 from moetool.bench.extrapolate import Line
+from moetool.cli.bench_rows import memory_use
+from moetool.cli.header_only import HeaderOf
+from moetool.cli.header_parts import choose_parts
 from moetool.engine.dry_run import dry_run
+from moetool.engine.measured import BufferSize
 from moetool.engine.model import Engine
+from moetool.errors import DoesNotFit
 from moetool.gguf import TensorInfo, hollow_file, open_header, read_header
+from moetool.plan import Wishes, make_plan
 from moetool.quants import BY_NAME, QUANT_TYPES, QuantType
 from moetool.settings import Settings
 from moetool.standin import MemoryFile, Samples, choose_samples, first_layers, repacked_bytes
@@ -130,6 +137,33 @@ def test_parts_are_whole_periods_that_llama_cpp_can_lay_out(
     with path.open("r+b") as file:
         file.truncate(size)
     assert dry_run([path], Settings(n_ctx=512), cut.arch).bytes_of("compute") > 0
+
+
+@pytest.mark.parametrize("name", ["gpt-oss-20b-MXFP4", "OLMoE-1B-7B-Q4_K_M", "Gemma-3-27B-Q4_K_M"])
+def test_parts_are_small_but_no_farther_from_the_whole_than_their_noise_allows(name: str) -> None:
+    found = HeaderOf(name, open_header(DATA / "headers" / f"{name}.gguf.hdr"))
+    chosen = choose_parts(found, machine(64), Wishes())
+    n_layer, (small, large) = chosen.plan.anatomy.n_layer, (chosen.samples.small, chosen.samples.large)
+    assert (n_layer - large) / (large - small) <= 10
+    whole_bytes = chosen.plan.anatomy.weights_bytes
+    assert make_anatomy(first_layers(found.header, large)).weights_bytes < 0.45 * whole_bytes
+
+
+def test_parts_do_not_stand_for_layers_in_several_places() -> None:
+    found = HeaderOf("moe", open_header(DATA / "headers" / "Qwen3-30B-A3B-Q4_K_M.gguf.hdr"))
+    with pytest.raises(DoesNotFit, match="several places"):
+        choose_parts(found, machine(64, 12), Wishes())
+
+
+def test_weights_that_are_mapped_and_copied_count_once() -> None:
+    plan = make_plan(MOE, machine(64), Wishes())
+    weights = plan.memory[-1].weights_bytes
+    buffers = [
+        BufferSize("CPU_Mapped", "weights", weights - 100),
+        BufferSize("CPU_REPACK", "weights", weights - 300),
+    ]
+    use = memory_use(plan, buffers)[-1]
+    assert (use.device, use.parts["weights"]) == ("CPU", weights)
 
 
 def test_copies_in_a_layout_of_the_processors_own_are_counted() -> None:

@@ -50,15 +50,16 @@ def keep_samples(plan: Plan, samples: SpeedSamples) -> None:
 
 def memory_use(plan: Plan, buffers: Sequence[BufferSize]) -> tuple[DeviceUse, ...]:
     """By device: what the plan says, and the buffers that llama.cpp has made. Weights in a layout of the
-    CPU's own are copies of mapped pages, which nothing needs any more."""
+    CPU's own are copies of mapped pages, which nothing needs any more: what both hold is counted once."""
     made: dict[str, dict[str, int]] = {}
     for buffer in buffers:
         parts = made.setdefault(device_of_buffer(buffer.buffer), {})
         parts[buffer.holds] = parts.get(buffer.holds, 0) + buffer.n_bytes
     weights = {buffer.buffer: buffer.n_bytes for buffer in buffers if buffer.holds == "weights"}
-    copied = min(weights.get("CPU_Mapped", 0), weights.get("CPU_REPACK", 0))
-    if copied:
-        made["CPU"]["weights"] -= copied
+    mapped, repacked = weights.get("CPU_Mapped", 0), weights.get("CPU_REPACK", 0)
+    if mapped and repacked:
+        once = sum(row.weights_bytes for row in plan.memory if row.device == "CPU")
+        made["CPU"]["weights"] -= min(max(0, mapped + repacked - once), mapped, repacked)
     promised = {row.device: row.total_bytes for row in plan.memory}
     names = dict.fromkeys((*promised, *made))
     return tuple(

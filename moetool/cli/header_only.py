@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # Tokens that warm up a prompt: the weights are in memory already.
 _WARM_TOKENS = 16
+# What is made up whole: more takes longer to hand out and to write than to measure.
+_QUICK_BYTES = 4 << 30
 # About how long the tests may take that nobody has asked for.
 _PROMPT_S, _DECODE_S = 2.0, 2.0
 UNKNOWN = (
@@ -45,8 +47,11 @@ class HeaderOf:
 
 
 def measure_header(name: str, matrix: Matrix, rpc: str | None = None) -> Benchmark:
-    """Measure a model by its header alone: made up whole where there is room, else by two parts of it.
-    Without tests in the matrix those are chosen that take some seconds."""
+    """Measure a model by its header alone: made up whole where that is quick, else by two parts of it; whole
+    all the same where parts would not stand for it. Without tests in the matrix those are chosen that take
+    some seconds. DoesNotFit where there is room for neither."""
+    from moetool.cli.header_parts import choose_parts, measure_parts
+
     machine = read_this_machine(rpc=rpc, measure="again")
     matrix = replace(matrix, warm_tokens=_WARM_TOKENS)
     found = find_header(name, machine)
@@ -56,15 +61,20 @@ def measure_header(name: str, matrix: Matrix, rpc: str | None = None) -> Benchma
         settings, notes = plan_points(opened, machine, whole)
     except DoesNotFit:
         settings, notes = [], []
-    if settings and all(_has_room(setting.plan, machine) for setting in settings):
-        rows = measure_made_up(found, settings, whole)
-        plans = {id(setting.plan.settings): setting.plan for setting in settings}
-        for row in rows:
-            keep_samples(plans[id(row.settings)], row.samples)
-        return finish(rows, whole, [*found.notes, *notes, UNKNOWN])
-    from moetool.cli.header_parts import measure_parts
-
-    return measure_parts(found, machine, matrix)
+    has_room = settings and all(_has_room(setting.plan, machine) for setting in settings)
+    if not has_room or any(_made_bytes(setting.plan, machine) > _QUICK_BYTES for setting in settings):
+        try:
+            parts = choose_parts(found, machine, matrix.wishes)
+        except DoesNotFit:
+            if not has_room:
+                raise
+        else:
+            return measure_parts(found, parts, machine, matrix)
+    rows = measure_made_up(found, settings, whole)
+    plans = {id(setting.plan.settings): setting.plan for setting in settings}
+    for row in rows:
+        keep_samples(plans[id(row.settings)], row.samples)
+    return finish(rows, whole, [*found.notes, *notes, UNKNOWN])
 
 
 # --- the header ---------------------------------------------------------------------------------------------
@@ -125,8 +135,12 @@ def _has_room(plan: Plan, machine: Machine) -> bool:
     """Whether there is RAM for the file, for what llama.cpp copies of it, and for the rest."""
     cpu = next(row for row in plan.memory if row.device == "CPU")
     rest = cpu.total_bytes - cpu.weights_bytes
-    needed = plan.anatomy.weights_bytes + ram_for_copies(plan, machine) + rest
-    return needed <= free_ram(machine, plan.wishes)
+    return _made_bytes(plan, machine) + rest <= free_ram(machine, plan.wishes)
+
+
+def _made_bytes(plan: Plan, machine: Machine) -> int:
+    """The RAM that making it up whole would write: the file, and what llama.cpp copies of it."""
+    return plan.anatomy.weights_bytes + ram_for_copies(plan, machine)
 
 
 def free_ram(machine: Machine, wishes: Wishes) -> int:

@@ -1,10 +1,10 @@
-"""`bench --header-only` of a model that is larger than the RAM: two parts of it, and a line through them."""
+"""`bench --header-only` of a large model: two parts of it, and a line through them."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from moetool.anatomy import Anatomy
 from moetool.bench.extrapolate import Line
@@ -26,19 +26,34 @@ from moetool.cli.sweeping import at_point
 from moetool.errors import DoesNotFit
 from moetool.machine import Machine
 from moetool.memory import make_placement
-from moetool.plan import Plan
+from moetool.plan import Plan, Wishes
 from moetool.standin import Samples, choose_samples, first_layers
 
-# More would only take longer, where this is enough.
-_ENOUGH_BYTES = 6 << 30
+# What the larger part should take, with what llama.cpp copies of it: more would only take longer.
+_ENOUGH_BYTES = 2 << 30
+# How many times the layers between both parts may lie beyond the larger one: noise grows as much.
+_FARTHEST = 10
 
 
-def measure_parts(found: HeaderOf, machine: Machine, matrix: Matrix) -> Benchmark:
-    """Rows of the whole model, extrapolated. DoesNotFit where not even two parts can be made up, or where its
-    layers would lie in several places: then two parts say nothing of the rest."""
+@dataclass(frozen=True)
+class Parts:
+    """Which parts of a model stand for it, and how all of it would be placed."""
+
+    plan: Plan
+    samples: Samples
+
+
+def choose_parts(found: HeaderOf, machine: Machine, wishes: Wishes) -> Parts:
+    """Two parts to make up. DoesNotFit where there is room for none, or where the model's layers would lie in
+    several places: then two parts say nothing of the rest."""
+    plan = plan_for(stand_in(found), machine, replace(wishes, n_ctx=wishes.n_ctx or 1024))
+    return Parts(plan, _choose(found, plan, machine))
+
+
+def measure_parts(found: HeaderOf, chosen: Parts, machine: Machine, matrix: Matrix) -> Benchmark:
+    """Rows of the whole model, extrapolated."""
     whole = stand_in(found)
-    base = plan_for(whole, machine, replace(matrix.wishes, n_ctx=matrix.wishes.n_ctx or 1024))
-    samples = _choose(found, base, machine)
+    base, samples = chosen.plan, chosen.samples
     parts = [replace(found, header=first_layers(found.header, n)) for n in (samples.small, samples.large)]
     matrix = with_tests(stand_in(parts[1]), machine, matrix)
     measured: list[list[BenchRow]] = []
@@ -58,8 +73,8 @@ def measure_parts(found: HeaderOf, machine: Machine, matrix: Matrix) -> Benchmar
         for pair in _pairs(plan, *measured)
     ]
     told = (
-        f"There is no room in RAM to make {found.name} up whole: its first {samples.small} and "
-        f"{samples.large} of {base.anatomy.n_layer} layers were measured, the rest is a straight line"
+        f"{found.name} was not made up whole, which takes long or does not fit: its first {samples.small} "
+        f"and {samples.large} of {base.anatomy.n_layer} layers were measured, the rest is a straight line"
         f"{_error_phrase(rows)}."
     )
     does_not = () if base.fits else (f"{found.name} does not fit into this machine's memory as planned.",)
@@ -77,13 +92,21 @@ def _choose(found: HeaderOf, plan: Plan, machine: Machine) -> Samples:
     weights = plan.anatomy.weights_bytes
     growth = 1 + ram_for_copies(plan, machine) / weights
     room = int(0.8 * free_ram(machine, plan.wishes) / growth)
-    enough = min(_ENOUGH_BYTES, room)
-    samples = choose_samples(plan.anatomy, enough) or choose_samples(plan.anatomy, room)
-    if samples is None:
-        raise DoesNotFit(
-            f"There is no room in RAM to make up even a part of {found.name}", "close what else runs"
-        )
-    return samples
+    most = int(_ENOUGH_BYTES / growth)
+    while most < room:
+        samples = choose_samples(plan.anatomy, most)
+        if samples and _reach(samples, plan.anatomy.n_layer) <= _FARTHEST:
+            return samples
+        most += most // 2
+    if samples := choose_samples(plan.anatomy, room):
+        return samples
+    raise DoesNotFit(
+        f"There is no room in RAM to make up even a part of {found.name}", "close what else runs"
+    )
+
+
+def _reach(samples: Samples, n_layer: int) -> float:
+    return (n_layer - samples.large) / (samples.large - samples.small)
 
 
 def _pairs(
