@@ -12,13 +12,13 @@ from hub_server import size_of
 from quant_repo import QUANTS, quant_file, vocabulary
 from test_plan import machine
 
-from moetool import report
 from moetool.anatomy import make_anatomy
 from moetool.choice import READING_TOK_S, Candidate, Choice, Option, choose
 from moetool.gguf import Header, read_header
 from moetool.machine import Machine
 from moetool.plan import Wishes, make_alternatives
 from moetool.remote import RemoteHeaders
+from moetool.report.plans import of_choice, of_plan
 
 GIB = 1 << 30
 FEW = ("BF16", "Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M", "IQ1_S")
@@ -54,8 +54,8 @@ def picked(choice: Choice) -> Option:
 def test_what_else_could_be_had_is_told_alike_of_a_file_and_of_a_repo() -> None:
     choice = chosen(machine(64, 12))
     plan = picked(choice).plan
-    quants = report.of_choice(choice, RemoteHeaders((), 0.1), "x.gguf")["candidates"]
-    settings = report.of_plan(plan, "x.gguf", make_alternatives(plan))["candidates"]
+    quants = of_choice(choice, RemoteHeaders((), 0.1), "x.gguf")["candidates"]
+    settings = of_plan(plan, "x.gguf", make_alternatives(plan))["candidates"]
     assert len(quants) == len(FEW)
     assert len(settings) > 2
     assert len({tuple(sorted(row)) for row in (*quants, *settings)}) == 1

@@ -14,13 +14,13 @@ from quant_repo import quant_file, vocabulary
 from rich.console import Console
 from rich.table import Table
 
-from moetool import report
 from moetool.anatomy import Anatomy, make_anatomy
 from moetool.gguf import open_header
 from moetool.machine import Device
 from moetool.memory import cache_sizes, device_memory
 from moetool.render.anatomy import BAR_CELLS, Bar, bar, show_anatomy, show_layers
 from moetool.render.tables import columns, filled_columns
+from moetool.report.models import of_anatomy
 from moetool.settings import Settings
 
 HEADERS = Path(__file__).parent / "data" / "headers"
@@ -75,7 +75,7 @@ def test_cache_sizes_are_what_a_placement_pays(path: Path) -> None:
 
 def test_the_document_names_every_tensor_and_adds_up() -> None:
     anatomy = load("gpt-oss-20b-MXFP4")
-    document = report.of_anatomy(anatomy)
+    document = of_anatomy(anatomy)
     by_role: Counter[str] = Counter()
     for tensor in document["tensors"]:
         by_role[tensor["role"]] += tensor["bytes"]
@@ -86,7 +86,7 @@ def test_the_document_names_every_tensor_and_adds_up() -> None:
     assert document["kv_bytes_per_token"]["f16"] == 12 * 2 * 8 * 64 * 2
     assert document["kv_window_bytes"]["f16"] == 128 * document["kv_bytes_per_token"]["f16"]
     assert document["state_bytes"] == 0
-    hybrid = report.of_anatomy(load("Qwen3.5-35B-A3B-Q4_K_M"))
+    hybrid = of_anatomy(load("Qwen3.5-35B-A3B-Q4_K_M"))
     assert hybrid["state_bytes"] == sum(layer["state_bytes"] for layer in hybrid["layers"]) == 65_863_680
 
 

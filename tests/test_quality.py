@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_plan import machine
 
-from moetool import anatomy, gguf, report
+from moetool import anatomy, gguf
 from moetool.plan import Wishes, make_plan
 from moetool.quality import (
     BANDS,
@@ -24,6 +24,7 @@ from moetool.quality import (
     log_loss_of,
     make_parts,
 )
+from moetool.report.plans import of_plan
 
 BITS = st.floats(1.5, 16.0)
 ACTIVE = st.floats(1e8, 1e11)
@@ -168,7 +169,7 @@ def test_published_mixtures_at_four_bits_are_low_to_moderate() -> None:
 
 def test_the_plan_document_shows_a_band_with_its_sources_and_no_bare_number() -> None:
     model = load("Qwen3-30B-A3B-Q4_K_M")
-    quality = report.of_plan(make_plan(model, machine(64), Wishes()), "x.gguf")["quality"]
+    quality = of_plan(make_plan(model, machine(64), Wishes()), "x.gguf")["quality"]
     assert (quality["band_low"], quality["band"], quality["band_high"]) == ("low", "moderate", "high")
     assert "published results" in quality["evidence"][0]
     assert len(quality["evidence"]) > 1

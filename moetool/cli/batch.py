@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from moetool import report
 from moetool.batch.jobs import Job, parse_jobs, short_hash
 from moetool.batch.results import BatchDone, InOrder, ResultsFile, answer_line
 from moetool.cli.answer import Request, choose_sampling, load_engine, require_chance, require_fit
@@ -27,6 +26,7 @@ from moetool.machine import Machine
 from moetool.plan import Plan, Wishes
 from moetool.render.plain import AnswerWriter, notice
 from moetool.render.progress import step_progress
+from moetool.report.runs import of_batch
 from moetool.settings import Sampling
 
 # So many at once if there is room: more gained little (scripts/bench_batch.py).
@@ -71,7 +71,7 @@ def answer_batch(
             done = run.answer_rest(sink, done)
     problem = _unanswered(done)
     if request.as_json:
-        print_result("run", report.of_batch(done), problem)
+        print_result("run", of_batch(done), problem)
     if done.n_parallel and not request.quiet and sys.stderr.isatty():
         notice(_stats_line(done))
     if problem is not None:

@@ -278,10 +278,10 @@ def _whole(
 def print_benchmark(benchmark: Benchmark, output: Format, file_name: str = "") -> None:
     """On stdout, in the form that was asked for."""
     if output is Format.json:
-        from moetool import report
         from moetool.cli.boundary import print_result
+        from moetool.report.benchmarks import of_bench
 
-        print_result("bench", report.of_bench(benchmark, file_name))
+        print_result("bench", of_bench(benchmark, file_name))
         return
     from moetool.render import sheets
     from moetool.render.results import show_results

@@ -86,7 +86,7 @@ def fail(error: MoetoolError, arguments: Sequence[str]) -> int:
     try:
         if wants_json(arguments):
             from moetool.render.document import print_json
-            from moetool.report import envelope
+            from moetool.report.envelope import envelope
 
             print_json(envelope(command_of(arguments), None, error))
         else:
@@ -101,7 +101,7 @@ def fail(error: MoetoolError, arguments: Sequence[str]) -> int:
 def print_result(command: str, data: Any, problem: MoetoolError | None = None) -> None:
     """The document of a command that came to its end; a `problem` is in it, and ends the command."""
     from moetool.render.document import print_json
-    from moetool.report import envelope
+    from moetool.report.envelope import envelope
 
     print_json(envelope(command, data, problem))
     if problem is not None:

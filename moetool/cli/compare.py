@@ -37,7 +37,7 @@ def compare(
     found = make_contest(models, machine, make_wishes(Flags(ctx=ctx, kv=kv, vram=vram, ram=ram)))
     if output is Output.json:
         from moetool.cli.boundary import print_result
-        from moetool.report import of_contest
+        from moetool.report.plans import of_contest
 
         print_result("compare", of_contest(found), refusal(found))
         return

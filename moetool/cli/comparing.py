@@ -17,10 +17,10 @@ def compare_files(before: Path, after: Path, output: str) -> None:
             f"{before.name} and {after.name} have no test in common", "measure both with the same flags"
         )
     if output == "json":
-        from moetool import report
         from moetool.cli.boundary import print_result
+        from moetool.report.benchmarks import of_comparison
 
-        print_result("bench", report.of_comparison(found))
+        print_result("bench", of_comparison(found))
     elif output == "text":
         from moetool.render.comparison import show_comparison
 

@@ -46,10 +46,10 @@ def measure_writing(name: str, wishes: Wishes, n_pairs: int, rpc: str | None, ou
 
 def _print(rows: tuple[ConstrainedRow, ...], output: str) -> None:
     if output == "json":
-        from moetool import report
         from moetool.cli.boundary import print_result
+        from moetool.report.benchmarks import of_constrained
 
-        print_result("bench", report.of_constrained(rows))
+        print_result("bench", of_constrained(rows))
         return
     from moetool.render.constrained import show_constrained
 

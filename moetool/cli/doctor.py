@@ -12,19 +12,19 @@ def doctor(output: OutputOpt = Output.text) -> None:
 
     moetool doctor -o json > desk.json; moetool plan model.gguf --machine desk.json
     """
-    from moetool import report
     from moetool.cli.opening import read_this_machine
     from moetool.doctor import examine, read_checks
     from moetool.engine.devices import read_build
     from moetool.hub import read_hub
     from moetool.machine import measure_bandwidth
+    from moetool.report.machines import of_doctor
 
     machine = measure_bandwidth(read_this_machine())
     found = examine(machine, read_build(), read_checks(bool(read_hub().token)))
     if output is Output.json:
         from moetool.cli.boundary import print_result
 
-        print_result("doctor", report.of_doctor(found))
+        print_result("doctor", of_doctor(found))
         return
     from moetool.render.tables import show_doctor
 

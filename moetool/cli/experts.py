@@ -75,7 +75,7 @@ def experts(
         write_page(html, make_experts_page(found))
     if output is Output.json:
         from moetool.cli.boundary import print_result
-        from moetool.lab.examined import of_examined
+        from moetool.report.lab import of_examined
 
         print_result("experts", of_examined(found))
         return

@@ -36,7 +36,7 @@ def imatrix(
         write_imatrix(part, found)
     if output is Output.json:
         from moetool.cli.boundary import print_result
-        from moetool.report import of_imatrix
+        from moetool.report.lab import of_imatrix
 
         print_result("imatrix", of_imatrix(found, str(out)))
         return

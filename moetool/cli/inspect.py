@@ -24,16 +24,16 @@ def inspect(
 
     moetool inspect org/repo:Q4_K_M
     """
-    from moetool import report
     from moetool.cli.opening import open_model
     from moetool.cli.remote_plan import remote_name
+    from moetool.report.models import of_anatomy
 
     remote = remote_name(model)
     anatomy = read_remote_anatomy(remote) if remote else open_model(model).anatomy
     if output is Output.json:
         from moetool.cli.boundary import print_result
 
-        print_result("inspect", report.of_anatomy(anatomy))
+        print_result("inspect", of_anatomy(anatomy))
         return
     from moetool.render.anatomy import show_anatomy, show_layers
 

@@ -34,7 +34,7 @@ def list_command(
 
     moetool list --sessions
     """
-    from moetool import report
+    from moetool.report.models import of_models
 
     if sessions:
         _list_sessions(output, verify=verify)
@@ -44,7 +44,7 @@ def list_command(
     if output is Output.json:
         from moetool.cli.boundary import print_result
 
-        print_result("list", report.of_models(listed))
+        print_result("list", of_models(listed))
         return
     from moetool.render.models import show_models
 
@@ -52,9 +52,9 @@ def list_command(
 
 
 def _list_sessions(output: Output, *, verify: bool) -> None:
-    from moetool import report
     from moetool.errors import UsageError
     from moetool.kept_sessions import list_sessions
+    from moetool.report.runs import of_sessions
 
     if verify:
         raise UsageError("--verify is for models", "a session is checked whenever it is used")
@@ -62,7 +62,7 @@ def _list_sessions(output: Output, *, verify: bool) -> None:
     if output is Output.json:
         from moetool.cli.boundary import print_result
 
-        print_result("list", report.of_sessions(kept))
+        print_result("list", of_sessions(kept))
         return
     from moetool.render.models import show_sessions
 

@@ -82,13 +82,13 @@ def print_emitted(plan: Plan, asked: Asked, path: str = "", repo: str = "", quan
 
 
 def _print_document(plan: Plan, opened: Opened, problem: DoesNotFit | None) -> None:
-    from moetool import report
     from moetool.cli.boundary import print_result
     from moetool.plan import remedies
+    from moetool.report.plans import of_plan
 
     file_name = opened.model.paths[0].name
     others = _alternatives(plan, opened)
-    print_result("plan", report.of_plan(plan, file_name, others, tuple(remedies(plan))), problem)
+    print_result("plan", of_plan(plan, file_name, others, tuple(remedies(plan))), problem)
 
 
 def _alternatives(plan: Plan, opened: Opened) -> tuple[Alternative, ...]:

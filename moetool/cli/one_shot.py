@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from moetool import report
 from moetool.cli.answer import Request, grammar_maker, stats_line, template_of
 from moetool.cli.boundary import print_result
 from moetool.cli.fitted import FittedPrompt, Fitting, begin_with, let_shift, prompt_maker
@@ -23,6 +22,7 @@ from moetool.machine.paging import read_page_faults
 from moetool.plan import Plan
 from moetool.prompt import Message
 from moetool.render.plain import AnswerWriter, ThinkingWriter, notice
+from moetool.report.runs import Loaded, of_run
 from moetool.settings import Sampling
 from moetool.speed import Speed
 
@@ -66,8 +66,8 @@ def answer_once(
     saved, problem = _keep(session, engine, last.problem)
     predicted = plan.predict(load_of(plan, last.stats))
     if request.as_json:
-        loaded = report.Loaded(opened.model.paths[0].name, engine.load_s, engine.buffers)
-        document = report.of_run(last.text, last.stats, loaded, plan, predicted, last.seed)
+        loaded = Loaded(opened.model.paths[0].name, engine.load_s, engine.buffers)
+        document = of_run(last.text, last.stats, loaded, plan, predicted, last.seed)
         document |= {"thinking": last.thinking or None, "retries": last.retries}
         document |= {"session": asdict(saved) if saved else None, "truncated_tokens": fitted.n_dropped}
         print_result("run", document, problem)

@@ -131,10 +131,10 @@ def _finish(result: PullResult, output: Output) -> None:
     if not result.dry_run:
         check_arrived(result, read_kept_folder())
     if output is Output.json:
-        from moetool import report
         from moetool.cli.boundary import print_result
+        from moetool.report.models import of_pull
 
-        print_result("pull", report.of_pull(result))
+        print_result("pull", of_pull(result))
         return
     from moetool.render.models import show_pull
     from moetool.render.plain import notice

@@ -85,7 +85,7 @@ def quantize(
         write_quant(opened, plan, asked, target)
     if output is Output.json:
         from moetool.cli.boundary import print_result
-        from moetool.report import of_quant_plan
+        from moetool.report.lab import of_quant_plan
 
         print_result("quantize", of_quant_plan(plan, asked.imatrix, written))
     elif written:

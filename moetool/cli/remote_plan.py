@@ -208,10 +208,10 @@ def plan_remote(name: ModelName, read_machine: Callable[[], Machine], asked: Ask
 
         print_emitted(found.choice.nearest.plan, asked, repo=found.listing.repo, quant=found.quant.label)
     elif asked.as_json:
-        from moetool import report
         from moetool.cli.boundary import print_result
+        from moetool.report.plans import of_choice
 
-        document = report.of_choice(found.choice, found.headers, found.quant.files[0].path)
+        document = of_choice(found.choice, found.headers, found.quant.files[0].path)
         print_result("plan", document, problem)
         return
     else:

@@ -44,10 +44,10 @@ def rm(
         return
     _remove(model, removal, unasked=yes)
     if output is Output.json:
-        from moetool import report
         from moetool.cli.boundary import print_result
+        from moetool.report.models import of_removal
 
-        print_result("rm", report.of_removal(removal))
+        print_result("rm", of_removal(removal))
         return
     from moetool.render.models import show_removed
 
@@ -98,10 +98,10 @@ def _remove(text: str, removal: Removal, *, unasked: bool) -> None:
 
 
 def _forget_session(model: str | None, name: str, output: Output, *, unasked: bool) -> None:
-    from moetool import report
     from moetool.errors import NotFound
     from moetool.kept_sessions import find_session, list_sessions, remove_session
     from moetool.render.units import show_bytes
+    from moetool.report.runs import of_sessions
 
     if model is not None:
         raise UsageError("Either a model or a --session can be removed", "drop one of them")
@@ -116,7 +116,7 @@ def _forget_session(model: str | None, name: str, output: Output, *, unasked: bo
     if output is Output.json:
         from moetool.cli.boundary import print_result
 
-        print_result("rm", report.of_sessions([kept]))
+        print_result("rm", of_sessions([kept]))
         return
     typer.echo(f"Removed session {name}.")
 

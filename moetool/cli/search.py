@@ -33,10 +33,10 @@ def search(
     here = read_this_machine()
     offered = make_offered(found, here)
     if output is Output.json:
-        from moetool import report
         from moetool.cli.boundary import print_result
+        from moetool.report.models import of_offered
 
-        print_result("search", report.of_offered(offered))
+        print_result("search", of_offered(offered))
         return
     from moetool.render.models import show_offered
 

@@ -97,10 +97,10 @@ def sparsity(
 
         write_bench_page(html, found.benchmark, file_name)
     if as_json:
-        from moetool import report
         from moetool.cli.boundary import print_result
+        from moetool.report.lab import of_sparsity
 
-        print_result("sparsity", report.of_sparsity(found, file_name))
+        print_result("sparsity", of_sparsity(found, file_name))
         return
     from moetool.render.sparsity import show_sparsity
 
@@ -109,10 +109,10 @@ def sparsity(
 
 def _show_layers(found: LayerMap, *, as_json: bool) -> None:
     if as_json:
-        from moetool import report
         from moetool.cli.boundary import print_result
+        from moetool.report.lab import of_layer_map
 
-        print_result("sparsity", report.of_layer_map(found))
+        print_result("sparsity", of_layer_map(found))
         return
     from moetool.render.layer_map import show_layer_map
 

@@ -50,10 +50,10 @@ def tune(
     opened = open_model(model)
     plan, tuned = tune_model(opened, make_wishes(flags), budget, rpc)
     if output is Output.json:
-        from moetool import report
         from moetool.cli.boundary import print_result
+        from moetool.report.benchmarks import of_tuned
 
-        print_result("tune", report.of_tuned(plan, tuned))
+        print_result("tune", of_tuned(plan, tuned))
         return
     from moetool.render.tuned import show_tuned
 

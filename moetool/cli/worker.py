@@ -142,10 +142,10 @@ def _announce(lending: Lending, *, as_json: bool) -> None:
     from moetool.engine.aborts import when_llama_aborts
 
     if as_json:
-        from moetool import report
         from moetool.cli.boundary import print_result
+        from moetool.report.machines import of_worker
 
-        print_result("worker", report.of_worker(lending))
+        print_result("worker", of_worker(lending))
         sys.stdout.flush()
     else:
         from moetool.render.worker import show_lending

@@ -1,9 +1,9 @@
-"""What `moetool experts` found out about a model, and the document that says so."""
+"""What `moetool experts` found out about a model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,30 +42,6 @@ def examine(model: Model, profile: Profile, seconds: float, answer: str | None =
     """Draw the conclusions."""
     layers = layer_figures(profile)
     return Examined(model, profile, layers, distances(profile), diagnose(layers), seconds, answer)
-
-
-def of_examined(found: Examined) -> dict[str, Any]:
-    """The document; counts are sums over the texts (--npz has them by text). Unknown figures are null."""
-    profile = found.profile
-    texts = zip(profile.texts, profile.n_tokens, strict=True)
-    return {
-        "model": asdict(found.model),
-        "texts": [{"name": name, "n_tokens": n_tokens} for name, n_tokens in texts],
-        "seconds": found.seconds,
-        "answer": found.answer,
-        "findings": [asdict(finding) for finding in found.findings],
-        "distances": np.round(found.distances, 6).tolist(),
-        "layers": [_of_layer(found, at) for at in range(len(found.layers))],
-    }
-
-
-def _of_layer(found: Examined, at: int) -> dict[str, Any]:
-    figures, profile = found.layers[at], found.profile
-    return asdict(figures) | {
-        "cache": [{"n_experts": n, "hits": hits} for n, hits in figures.cache],
-        "counts": profile.counts[:, at, : figures.n_expert].sum(axis=0).tolist(),
-        "mass": np.round(profile.mass[:, at, : figures.n_expert].sum(axis=0), 3).tolist(),
-    }
 
 
 def arrays_of(profile: Profile) -> Mapping[str, Any]:

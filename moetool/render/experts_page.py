@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from moetool.lab.examined import Examined, of_examined
+from moetool.lab.examined import Examined
 from moetool.render.experts import DISTANCES, diagnosis_lines, experts_facts, figure, uses_of
 from moetool.render.html import Html, tag, together
 from moetool.render.page import section, table, whole_page
+from moetool.report.lab import of_examined
 
 _WIDTH, _LABEL, _ROW = 1000, 46, 14
 _GAP = 1
