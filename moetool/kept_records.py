@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from moetool.finite import finite
+
 
 def latest_lines(path: Path, most: int) -> list[str]:
     """The last `most` lines, the latest first; none of a file that cannot be read."""
@@ -19,10 +21,10 @@ def latest_lines(path: Path, most: int) -> list[str]:
 
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Add one record; a file that cannot be written is no error."""
+    """Add one record, null for numbers that are not finite; a file that cannot be written is no error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")  # one short write: lines of two commands do not mix
+            file.write(json.dumps(finite(record)) + "\n")  # one short write: lines of two commands do not mix
     except OSError:
         return

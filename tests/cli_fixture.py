@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import json
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documents import parse_strictly
 
 from moetool.cli.boundary import run_command_line
 from moetool.engine.devices import list_devices
@@ -37,7 +37,7 @@ class Done:
     @property
     def document(self) -> dict[str, Any]:
         """The one JSON document on stdout."""
-        found: dict[str, Any] = json.loads(self.out)
+        found: dict[str, Any] = parse_strictly(self.out)
         return found
 
 

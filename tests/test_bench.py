@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from cli_fixture import Moetool
+from documents import check_document
 
 from moetool.bench.front import mark_front
 from moetool.bench.matrix import make_points, parse_numbers, parse_pairs
@@ -280,6 +281,7 @@ def test_a_sweep_measures_what_can_be_and_says_what_cannot(moetool_here: Moetool
 
 def test_json_under_schemas_is_measured_beside_free_text(moetool_here: Moetool) -> None:
     done = moetool_here("bench", "demo", "--constrained", "-r", "1", "-t", "1", "-o", "json")
+    check_document(done.document["data"])
     rows = done.document["data"]["constrained"]
     assert {row["schema"] for row in rows} >= {"summary", "order"}
     assert all(row["gain"] > 0 and row["n_forced"] <= row["n_tokens"] for row in rows)

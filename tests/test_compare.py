@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_fixture import Moetool
+from documents import check_document
 
 from moetool.bench.compare import compare, parse_rows, ratio_of
 from moetool.errors import UsageError
@@ -64,6 +66,12 @@ def test_what_varies_within_a_file_tells_rows_apart_and_the_rest_is_compared() -
     assert found.n_alone == 2
 
 
+def test_samples_that_no_machine_has_make_numbers_all_the_same() -> None:
+    found = compare([row([1e-300, 1e300])], [row([1e300, 1e-300])])
+    assert found.pairs[0].ratio.verdict == "no difference"
+    assert math.isfinite(compare([row([1e-300])], [row([1e300])]).pairs[0].ratio.ratio)
+
+
 def test_rows_are_read_from_our_documents_json_lines_and_llama_benchs_array() -> None:
     rows = [row([1.0, 2.0]), row([3.0], 512, 0)]
     for text in (
@@ -91,6 +99,7 @@ def test_the_command(moetool_here: Moetool, tmp_path: Path) -> None:
     assert "Decoding: slower by 50.0%" in done.out
     found = moetool_here("bench", "--compare", str(one), str(other), "-o", "json").document["data"]
     assert found["decode"]["verdict"] == "slower"
+    check_document(found)
     other.write_text(json.dumps(row([50, 51, 49], 512, 0)))
     assert moetool_here("bench", "--compare", str(one), str(other)).code == 2
     assert moetool_here("bench", "--compare", str(one), str(tmp_path / "none")).code == 5

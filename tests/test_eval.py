@@ -7,10 +7,13 @@ import io
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
+from documents import check_document, parse_strictly
 
+from moetool.bench.report import Benchmark, Judged
 from moetool.errors import EngineError, ReferenceUnusable, UsageError
 from moetool.eval import (
     KeptReference,
@@ -23,9 +26,13 @@ from moetool.eval import (
     summarize,
 )
 from moetool.eval.figures import Figure
-from moetool.eval.logits import Floats, Logits, compare_logits, negative_log_likelihoods
+from moetool.eval.logits import Compared, Floats, Logits, compare_logits, negative_log_likelihoods
 from moetool.eval.passes import Scores
 from moetool.eval.sketch import make_sketch
+from moetool.kept_records import append_record
+from moetool.render.page import make_page
+from moetool.report.benchmarks import of_bench
+from moetool.report.envelope import envelope
 
 N_VOCAB, N_CTX = 1200, 64
 
@@ -122,6 +129,27 @@ def test_figures_are_those_of_all_tokens_and_intervals_those_of_chunks() -> None
         tokens_hit += abs(nll.mean() - 1.5) < 1.96 * nll.std() / nll.size**0.5
     assert 0.92 <= hits / 200 <= 0.98
     assert tokens_hit / 200 < 0.6
+
+
+def test_a_token_held_impossible_makes_figures_infinite_and_null_in_documents(tmp_path: Path) -> None:
+    expected, targets = np.zeros((60, 40), np.float32), np.arange(60, dtype=np.int32) % 40
+    found = expected.copy()
+    found[0, 0] = -np.inf
+    exact, kept = compare_logits(expected, found, targets), make_sketch(expected, targets, 1)
+    nll = negative_log_likelihoods(found, targets).reshape(6, 10)
+    for one in (exact, kept.compare(found, targets)):
+        parts = (part.reshape(6, 10) for part in (one.kld, one.same_top, one.nll_reference))
+        quality = summarize(Scores(nll, Compared(*parts)), 20)
+        assert quality.kld is not None
+        assert quality.ppl.value == quality.kld.mean.value == quality.kld.max == np.inf
+        assert quality.kld.median.value < 1e-6
+    data = of_bench(Benchmark((), judged=(Judged({}, quality, "base"),)))
+    check_document(parse_strictly(json.dumps(envelope("bench", data)))["data"])
+    figures = data["quality"][0]
+    assert figures["ppl"] == figures["kld"]["mean"] == {"value": None, "low": None, "high": None}
+    assert "infinite" in make_page(data)
+    append_record(tmp_path / "kept.jsonl", {"kld": quality.kld.mean.value})
+    assert parse_strictly((tmp_path / "kept.jsonl").read_text()) == {"kld": None}
 
 
 def test_quantiles_and_shares() -> None:

@@ -14,6 +14,7 @@ LAYERS: dict[str, int] = {
     "quants": 0,
     "settings": 0,
     "assets": 0,
+    "finite": 0,
     "home": 0,
     "gguf": 1,
     "machine": 1,

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-import jsonschema
 import pytest
 from cli_fixture import Moetool
+from documents import check_document
 
 from moetool.assets import quality_text_path
 from moetool.charts import make_charts
 from moetool.render.page import make_page
 from moetool.render.text_charts import text_chart
 
-SCHEMA = json.loads((quality_text_path().parent / "bench.schema.json").read_text())
 # llama-perplexity -m demo.gguf -f text.txt --chunks 4 (llama.cpp 0c1e57098, KV cache f16), of this beginning
 # of the shipped text.
 TEXT_BYTES, LLAMA_PERPLEXITY = 4500, 8.7298
@@ -26,16 +23,6 @@ def text(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
     path.write_bytes(quality_text_path().read_bytes()[:TEXT_BYTES])
     return path
-
-
-def check_document(data: dict[str, Any]) -> None:
-    """It is as the schema says, and no field is without a description."""
-    jsonschema.validate(data, SCHEMA)
-    described = SCHEMA["properties"]
-    assert data.keys() == described.keys()
-    for part in ("rows", "quality"):
-        for row in data[part]:
-            assert row.keys() <= described[part]["items"]["properties"].keys()
 
 
 def test_perplexity_is_llama_perplexitys_and_nothing_is_as_near_to_a_model_as_itself(

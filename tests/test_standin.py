@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 
 import gguf
-import jsonschema
 import numpy as np
 import pytest
 from cli_fixture import Moetool
+from documents import check_document
 from gguf.quants import dequantize
 from hub_fixture import HubWorld
 from test_plan import MOE, machine
@@ -34,7 +33,6 @@ from moetool.standin.blocks import SIGMA, make_tile
 from moetool.standin.weights import constant_of, make_tiles, tensor_pieces
 
 DATA = Path(__file__).parent / "data"
-SCHEMA = json.loads((Path(__file__).parent.parent / "moetool/data/bench.schema.json").read_text())
 # Whole numbers, what only intermediate results are stored in, and what the gguf package cannot read.
 UNREAD = {"I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K", "Q1_0", "Q2_0"}
 
@@ -190,7 +188,7 @@ def test_the_whole_and_its_parts_are_measured_by_header_alone(moetool_here: Moet
         assert prompt["avg_ts"] > 0
         assert prompt["memory_bytes"] == pytest.approx(prompt["predicted_memory_bytes"], rel=0.1)
         assert any("made up" in note for note in data["notes"])
-        jsonschema.validate(data, SCHEMA)
+        check_document(data)
     assert parts["rows"][0]["sampled_layers"] == "1, 3 of 4"
     assert parts["rows"][0]["model_size"] == whole["rows"][0]["model_size"]
     assert parts["rows"][0]["memory_bytes"] == pytest.approx(whole["rows"][0]["memory_bytes"], rel=0.02)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cli_fixture import Moetool
+from documents import check_document
 
 from moetool.bench.matrix import Point
 from moetool.bench.tuning import PLAN, Probes, choose, halve, join
@@ -97,6 +98,7 @@ def test_the_latest_tuning_of_a_model_on_a_machine_counts(tmp_path: Path) -> Non
 def test_run_follows_what_tune_found_but_for_what_is_fixed(moetool_here: Moetool, tmp_path: Path) -> None:
     done = moetool_here("tune", "demo", "--budget", "1", "--ctx", "256", "-o", "json")
     assert done.code == 0
+    check_document(done.document["data"])
     first = done.document["data"]["tried"][0]
     assert first["changes"] == {}
     assert first["turn_s"] > 0

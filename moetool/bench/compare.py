@@ -188,11 +188,16 @@ def ratio_of(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Ratio:
             part = statistics.variance(logs) / len(logs) / n**2
             variance += part
             spread += part**2 / (len(logs) - 1)
-    ratio = math.exp(difference)
+    ratio = _exp(difference)
     if math.isinf(variance):
         return Ratio(ratio, None, None)
     reach = _quantile(variance**2 / spread) * math.sqrt(variance) if spread else 0.0
-    return Ratio(ratio, math.exp(difference - reach), math.exp(difference + reach))
+    return Ratio(ratio, _exp(difference - reach), _exp(difference + reach))
+
+
+def _exp(logarithm: float) -> float:
+    """The number, as large as numbers get: files may state any samples."""
+    return math.exp(min(logarithm, 709.0))
 
 
 def _quantile(freedom: float) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 from moetool.bench.speed import SpeedSamples
 from moetool.eval import Quality
+from moetool.finite import finite
 from moetool.plan import Plan
 from moetool.settings import Settings
 
@@ -123,8 +124,9 @@ def add_extra(
 
 def row_fields(row: BenchRow) -> dict[str, Any]:
     """The row under llama-bench's names in its order (tools/llama-bench/llama-bench.cpp: test::get_fields,
-    and the samples of its JSON), then ours."""
-    return _llama_bench_fields(row) | _our_fields(row) | dict(row.extra)
+    and the samples of its JSON), then ours; None for numbers that are not finite."""
+    fields: dict[str, Any] = finite(_llama_bench_fields(row) | _our_fields(row) | dict(row.extra))
+    return fields
 
 
 # What llama-bench can set and moetool leaves as it is, with the values that llama-bench prints then.

@@ -58,17 +58,19 @@ class Quality:
 
 
 def summarize(scores: Scores, n_ctx: int) -> Quality:
-    """The figures of all scored tokens."""
+    """The figures of all scored tokens. They are infinite of a model that held a token impossible which came,
+    or which the reference expects."""
     n_chunks = len(scores.nll)
     draws = np.random.default_rng(_SEED).integers(n_chunks, size=(_N_DRAWS, n_chunks))
     times = np.stack([np.bincount(draw, minlength=n_chunks) for draw in draws]).astype(np.float64)
-    return Quality(
-        n_ctx=n_ctx,
-        n_chunks=n_chunks,
-        n_tokens=scores.nll.size,
-        ppl=_exp(_mean(scores.nll, times)),
-        kld=_divergence(scores, times),
-    )
+    with np.errstate(invalid="ignore", over="ignore"):
+        return Quality(
+            n_ctx=n_ctx,
+            n_chunks=n_chunks,
+            n_tokens=scores.nll.size,
+            ppl=_exp(_mean(scores.nll, times)),
+            kld=_divergence(scores, times),
+        )
 
 
 def _divergence(scores: Scores, times: Floats) -> Divergence | None:
@@ -94,11 +96,12 @@ def _mean(values: Floats, times: Floats, least: float = -math.inf, most: float =
     by_chunk = values.mean(axis=1)
     value = float(by_chunk.mean())
     low, high = _interval(value, times @ by_chunk / len(by_chunk), len(by_chunk))
-    return Figure(value, max(least, low), min(most, high))
+    return Figure(value, max(low, least), min(high, most))
 
 
 def _exp(figure: Figure) -> Figure:
-    return Figure(math.exp(figure.value), math.exp(figure.low), math.exp(figure.high))
+    value, low, high = np.exp([figure.value, figure.low, figure.high]).tolist()
+    return Figure(value, low, high)
 
 
 def _quantile(values: Floats, times: Floats, share: float) -> Figure:
@@ -108,18 +111,21 @@ def _quantile(values: Floats, times: Floats, share: float) -> Figure:
     chunk_of = order // values.shape[1]
     # As llama-perplexity and numpy interpolate: the value at rank share × (n - 1).
     value = float(np.quantile(ranked, share))
+    value = math.inf if math.isnan(value) else value  # between a number and infinity
     drawn = np.empty(len(times))
     for number, row in enumerate(times):
         ranks = np.cumsum(row[chunk_of])  # how many of the drawn values are no larger
         drawn[number] = ranked[np.searchsorted(ranks, share * (n - 1) + 1)]
     low, high = _interval(value, drawn, n_chunks)
-    return Figure(value, min(value, max(0.0, low)), high)
+    return Figure(value, min(max(low, 0.0), value), high)
 
 
 def _interval(value: float, drawn: Floats, n_chunks: int) -> tuple[float, float]:
     """The middle 95 % of drawn values, widened about the value for few chunks: draws with replacement vary
     less than chunks do, by √(n / (n - 1)), and n chunks tell their own variance only so well (Student's t, by
-    its first terms in 1 / (n - 1))."""
+    its first terms in 1 / (n - 1)). Of an infinite value the lower end is not known."""
+    if math.isinf(value):
+        return math.nan, value
     free = n_chunks - 1
     t = _Z + (_Z**3 + _Z) / (4 * free) + (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / (96 * free**2)
     wider = t / _Z * (n_chunks / free) ** 0.5

@@ -104,7 +104,8 @@ def _estimate(
         term = within + mixing[row_of] * np.expm1(np.minimum(-within, 700.0))
     # About what a term should be: where no token of a tail was drawn, this stands for it.
     usual = np.minimum(variance, 1.0) / 2
-    found: Floats = sure + lumped + share * usual + total(weights * (term - usual[row_of]))
+    drawn = np.where(is_sure, 0.0, term - usual[row_of])  # a certain one's term may be infinite
+    found: Floats = sure + lumped + share * usual + total(weights * drawn)
     return found
 
 

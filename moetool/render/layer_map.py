@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from rich.text import Text
 
 from moetool.charts import Bar, BarChart
@@ -14,7 +16,8 @@ def show_layer_map(found: LayerMap) -> None:
     """A row and a bar for each layer, all of them together, and which half tolerates it."""
     rows = [_cells(str(cost.layer), cost) for cost in found.layers]
     rows.append(_cells("all", found.together))
-    bars = tuple(Bar(f"layer {cost.layer}", cost.kld.value, None) for cost in found.layers)
+    known = [cost for cost in found.layers if math.isfinite(cost.kld.value)]
+    bars = tuple(Bar(f"layer {cost.layer}", cost.kld.value, None) for cost in known)
     title = f"{found.keep} expert{'s' if found.keep != 1 else ''} instead of {found.own} in one layer"
     total = sum(cost.kld.value for cost in found.layers)
     lines = [
@@ -27,7 +30,7 @@ def show_layer_map(found: LayerMap) -> None:
     show(
         filled_columns(("layer", "KLD", "95 %", "same top"), rows, left=set()),
         Text(),
-        *(Text(line) for line in text_chart(BarChart(title, "nats of mean KLD", bars))),
+        *(Text(line) for line in (text_chart(BarChart(title, "nats of mean KLD", bars)) if bars else ())),
         Text(),
         *(Text(line) for line in lines),
     )

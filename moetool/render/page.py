@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moetool.charts import Row, make_charts, setting_name, test_name
+from moetool.finite import finite
 from moetool.render.html import Html, tag, together
 from moetool.render.svg import draw, number
 from moetool.render.units import show_bandwidth, show_bytes, show_count, show_gib
@@ -158,18 +159,23 @@ def _quality_cells(one: Mapping[str, Any]) -> tuple[str, ...]:
     ppl, kld = one["ppl"], one["kld"]
     setting = setting_name(one) if one.get("point") else ""
     against = (one["reference"] or "") + (" (estimated)" if one["estimated"] else "")
-    first = (setting, against, f"{ppl['value']:.4f}", _range(ppl["low"], ppl["high"]))
+    first = (setting, against, _quality_figure(ppl["value"], "{:.4f}"), _range(ppl["low"], ppl["high"]))
     if kld is None:
         return (*first, *[""] * 6)
     return (
         *first,
-        f"{kld['mean']['value']:.6f}",
+        _quality_figure(kld["mean"]["value"], "{:.6f}"),
         _range(kld["mean"]["low"], kld["mean"]["high"]),
-        f"{kld['median']['value']:.6f}",
-        f"{kld['p99']['value']:.4f}",
-        f"{kld['max']:.3f}",
+        _quality_figure(kld["median"]["value"], "{:.6f}"),
+        _quality_figure(kld["p99"]["value"], "{:.4f}"),
+        _quality_figure(kld["max"], "{:.3f}"),
         f"{100 * kld['same_top']['value']:.2f} %",
     )
+
+
+def _quality_figure(value: float | None, form: str) -> str:
+    """A document says null of what is infinite."""
+    return "infinite" if value is None else form.format(value)
 
 
 def _memory_table(rows: Sequence[Row]) -> Html:
@@ -220,5 +226,5 @@ def _plan_facts(plan: Mapping[str, Any]) -> Html:
 
 
 def _all_data(document: Mapping[str, Any]) -> Html:
-    text = json.dumps(document, indent=1, ensure_ascii=False)
+    text = json.dumps(finite(document), indent=1, ensure_ascii=False)
     return tag("details", tag("summary", "All data as JSON"), tag("pre", text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,6 +79,8 @@ def _cells(judged: Judged) -> tuple[str, ...]:
 
 
 def _with_range(figure: Figure, form: str) -> str:
+    if math.isinf(figure.value):
+        return "infinite"
     low, high = form.format(figure.low), form.format(figure.high)
     return f"{form.format(figure.value)} [{low} – {high}]"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from rich.text import Text
 
 from moetool.charts import Dot, DotChart
@@ -90,7 +92,7 @@ def _chart(frontier: Frontier) -> list[Text]:
     dots = [
         Dot(_experts(point.experts), point.kld, point.decode_tok_s, point.experts in best)
         for point in frontier.points
-        if point.kld is not None
+        if point.kld is not None and math.isfinite(point.kld)
     ]
     if len(dots) < 2 or not any(dot.x for dot in dots):
         return []
