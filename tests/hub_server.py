@@ -191,6 +191,7 @@ class _HubError(Exception):
 class _Handler(BaseHTTPRequestHandler):
     hub: HubServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for the client's acknowledgement
     entry: Logged
     fault: Fault | None
     body_sent: bool

@@ -186,7 +186,7 @@ def test_one_sentence_a_hint_and_the_exit_code(
     assert _without_numbers(document["errors"][0]["message"]).rstrip(".!?") in _without_numbers(lines[0])
 
 
-@pytest.mark.parametrize("make", [not_gguf, truncated_data, unknown_command, hub_is_not_there])
+@pytest.mark.parametrize("make", [truncated_data, unknown_command])
 def test_a_process_says_the_same(make: Make, moetool: Moetool, moetool_here: Moetool, tmp_path: Path) -> None:
     arguments = make(tmp_path)
     assert moetool(*arguments) == moetool_here(*arguments)

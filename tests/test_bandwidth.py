@@ -27,6 +27,7 @@ from moetool.machine.kept_bandwidth import Bandwidth, add_readings, parse_kept, 
 from moetool.machine.readtest import (
     Reading,
     join_readings,
+    measure_reading,
     parse_cache_size,
     pick_middle,
     read_cache_bytes,
@@ -192,7 +193,11 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch
 
 def test_reading_ram_gives_a_plausible_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOETOOL_HOME", str(tmp_path))
-    # Little free memory makes a short test; the figure is then that of the cache.
+    # Little time and free memory make a short test; the figure is then that of the cache.
+    monkeypatch.setattr(
+        "moetool.machine.readtest.measure_reading",
+        lambda n_threads, free_bytes, *_: measure_reading(n_threads, free_bytes, 0.05),
+    )
     machine = replace(read_machine([CPU], tmp_path), n_threads=2, ram_free_bytes=64 << 20)
     cpu = measure_bandwidth(machine).devices[0]
     assert cpu.bandwidth_bytes_s is not None

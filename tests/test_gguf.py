@@ -258,7 +258,7 @@ def test_any_bytes_are_a_header_or_an_error(data: bytes) -> None:
             assert 0 <= error.offset <= len(candidate)  # noqa: PT017
 
 
-@settings(max_examples=300, deadline=1000)
+@settings(max_examples=150, deadline=1000)
 @given(st.data())
 def test_a_mutated_header_is_a_header_or_an_error(data: st.DataObject) -> None:
     base = bytearray(SMALL.file())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,7 @@ def room_of(path: Path) -> str:
     return first.removesuffix(".py")
 
 
+@functools.cache
 def imported(path: Path) -> set[str]:
     """Dotted names of everything a module imports, at the top or inside functions, typing apart."""
     found: set[str] = set()

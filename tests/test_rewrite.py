@@ -201,7 +201,7 @@ def combined(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 @given(st.recursive(SIMPLE, combined, max_leaves=5), st.lists(VALUES, min_size=4, max_size=8))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_random_schemas_agree_with_a_validator(schema: Any, values: list[Any]) -> None:
     jsonschema = pytest.importorskip("jsonschema", reason="the independent validator")
     if not isinstance(schema, dict) or find_refusal(schema):

@@ -20,12 +20,13 @@ PERSON = {
     "additionalProperties": False,
 }
 ADA = "Extract name, age and city as JSON: Ada Lovelace, 36, London."
+ANSWER = '{"name": "Ada Lovelace", "age": 36, "city": "London"}\n'
 
 
 def test_the_answer_and_nothing_else_is_on_stdout(moetool: Moetool) -> None:
     done = moetool("run", "demo", ADA)
     assert done.code == 0
-    assert done.out == '{"name": "Ada Lovelace", "age": 36, "city": "London"}\n'
+    assert done.out == ANSWER
     assert done.err == ""
 
 
@@ -52,7 +53,7 @@ def test_argument_file_and_pipe_are_joined(moetool_here: Moetool, tmp_path: Path
 
 
 def test_the_whole_prompt_may_come_through_a_pipe(moetool: Moetool) -> None:
-    assert moetool("run", "demo", stdin=ADA).out == moetool("run", "demo", ADA).out
+    assert moetool("run", "demo", stdin=ADA).out == ANSWER
 
 
 def test_the_document_has_the_answer_the_plan_and_both_sides_of_the_promise(moetool_here: Moetool) -> None:
@@ -234,9 +235,9 @@ def test_shell_completion_is_written_and_no_broken_pipe(moetool: Moetool) -> Non
 
 
 def test_without_arguments_the_help_is_shown_and_closed_streams_are_no_bug(
-    moetool: Moetool, tmp_path: Path
+    moetool_here: Moetool, tmp_path: Path
 ) -> None:
-    done = moetool()
+    done = moetool_here()
     assert done.code == 0
     assert "Commands:" in done.out
     command = f'{sys.executable} -m moetool run demo "What is 17 + 25?" <&-'
@@ -247,10 +248,10 @@ def test_without_arguments_the_help_is_shown_and_closed_streams_are_no_bug(
 
 
 def test_escape_sequences_do_not_reach_a_terminal_but_do_reach_a_file(
-    moetool: Moetool, tmp_path: Path
+    moetool_here: Moetool, tmp_path: Path
 ) -> None:
     grammar = 'root ::= "\\x1b[31mred"'
-    assert moetool("run", "demo", "Say it", "--grammar", grammar).out == "\x1b[31mred\n"
+    assert moetool_here("run", "demo", "Say it", "--grammar", grammar).out == "\x1b[31mred\n"
     with on_a_terminal(tmp_path, "run", "demo", "Say it", "--grammar", grammar, "-q") as terminal:
         shown = terminal.end()[1]
     assert "\ufffd[31mred" in shown

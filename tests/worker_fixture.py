@@ -20,6 +20,8 @@ from cli_fixture import clean_environment
 # enum rpc_cmd, ggml/src/ggml-rpc/ggml-rpc.cpp
 SET_TENSOR, GRAPH_COMPUTE, GRAPH_RECOMPUTE = 6, 10, 16
 
+LENT_BYTES = 256 << 20
+
 Trigger = Callable[[int, bytes], bool]
 
 
@@ -36,10 +38,12 @@ class Worker:
 
 
 @contextmanager
-def running_worker(folder: Path, *arguments: str) -> Iterator[Worker]:
-    """A worker on a free loopback port, dead at the end however the block ends."""
+def running_worker(folder: Path) -> Iterator[Worker]:
+    """A worker on a free loopback port, dead at the end however the block ends. What it lends is little, so
+    that clients measure it in a moment."""
+    limits = ("--port", "0", "-t", "1", "--memory", f"{LENT_BYTES >> 20}M")
     process = subprocess.Popen(
-        [sys.executable, "-m", "moetool", "worker", "--port", "0", "-t", "1", "-o", "json", *arguments],
+        [sys.executable, "-m", "moetool", "worker", *limits, "-o", "json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=folder,
@@ -71,6 +75,8 @@ def _pass_clients(server: socket.socket, worker: Worker, kills_at: Trigger) -> N
         while True:
             client, _ = server.accept()
             with client, socket.create_connection((worker.data["host"], worker.data["port"])) as there:
+                for stream in (there, client):
+                    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 threading.Thread(target=_pass_bytes, args=(there, client), daemon=True).start()
                 _pass_commands(client, there, worker, kills_at)
                 if worker.process.poll() is not None:

@@ -42,8 +42,10 @@ def byte_matcher(grammar: str) -> Any:
 
 def allowed_bytes(matcher: Any) -> bytes:
     """The bytes that a byte matcher may take next, ascending."""
-    mask = int.from_bytes(matcher.compute_bitmask(), "little")
-    return bytes(byte for byte in range(256) if mask >> byte & 1)
+    import numpy as np
+
+    bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8, 32), bitorder="little")
+    return np.flatnonzero(bits).astype(np.uint8).tobytes()
 
 
 class _Bytes:
