@@ -51,6 +51,7 @@ class Engine:
     ) -> None:
         """Load the shards `paths`; EngineError carries llama.cpp's own reason. `on_progress` gets 0 … 1."""
         self._lib = library()
+        self._llama_decode: Callable[[Any, Any], int] = self._lib.llama_decode
         self._held = Held()
         self._stack = ExitStack()
         self._is_cancelled = is_cancelled
@@ -193,6 +194,11 @@ class Engine:
 
         Raises ContextFull before anything is computed, Interrupted, or EngineError.
         """
+        if len(tokens) == 1 and len(self.memory.tokens) < self.n_ctx:
+            # Each line of Python costs here: after a token the caches hold weights alone.
+            self._one[0] = tokens[0]
+            self._submit(self._one_batch, tokens)
+            return
         if self.n_past + len(tokens) > self.n_ctx:
             raise ContextFull(
                 f"{self.n_past + len(tokens)} tokens do not fit into a context of {self.n_ctx}",
@@ -205,10 +211,7 @@ class Engine:
         self._decode_all(tokens)
 
     def _decode_all(self, tokens: Sequence[int]) -> None:
-        if len(tokens) == 1:
-            self._one[0] = tokens[0]
-            self._submit(self._one_batch, tokens)
-        elif len(tokens) < INTERRUPTIBLE:
+        if len(tokens) < INTERRUPTIBLE:
             self._decode_parts(tokens)
         else:
             started = time.perf_counter()
@@ -231,7 +234,7 @@ class Engine:
 
     def compute(self, batch: Any) -> int:
         """llama_decode's answer; what a watch raised is raised."""
-        status = int(self._lib.llama_decode(self._context, batch))
+        status = self._llama_decode(self._context, batch)
         if self._watch is not None:
             self._watch.raise_error()
         return status
@@ -242,6 +245,8 @@ class Engine:
         status = self.compute(batch)
         if status == _DECODE_OK:
             self.memory.took(tokens)
+            if not self._is_cancelled():
+                return
         else:
             # Parts of a batch that were computed stay in memory: it must not differ from `tokens`.
             self.rewind(self.n_past)
@@ -255,8 +260,9 @@ class Engine:
             raise EngineError(f"llama.cpp failed to decode (status {status})")
 
     def synchronize(self) -> None:
-        """Wait until what was decoded is computed; only timing needs it."""
-        self._lib.llama_synchronize(self._context)
+        """Wait until what was decoded is computed; only timing needs it. On the CPU it is."""
+        if self.settings.devices:
+            self._lib.llama_synchronize(self._context)
 
     def keep_here(self) -> None:
         """See to it that `rewind` can come back to where the sequence ends now, if there is room for that."""
