@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""moetool's speed beside llama.cpp's own programs, on the same files, in alternation.
+"""An answer of moetool beside llama-completion's, as the reader of a pipe sees it: same file and threads.
 
     scripts/check_engine_speed.py --tools ~/llama.cpp/build/bin small.gguf large.gguf --pairs 7
     scripts/check_engine_speed.py --out speed.jsonl         only the table of what was measured before
 
-Each measurement is a process of its own. `bench`: llama-bench and `moetool bench`, random tokens. `run`:
-llama-completion and `moetool run`, one greedy answer, as the reader of its pipe sees it: when the first byte
-came, how fast the others, when the process was gone. Build the programs from the llama.cpp that
-llama-cpp-python vendors, or the kernels differ. With --out pairs are appended to a file and the table is over
-all of it: on a machine that others use too, measure a few pairs at a time. A measurement during which other
-processes took more than 5 % of a core is made again. Exits 1 where a target is missed.
+Both programs are started at once, but only one of them runs at a time: the other one is stopped, and they
+change places every --slice seconds. So both see the same moments of a machine that others use too; a time is
+what a program took while it ran. One greedy answer of --tokens tokens: when its first byte came after the
+start of the process, how fast the others came, and when the process was gone. Build llama-completion from the
+llama.cpp that llama-cpp-python vendors, or the kernels differ. Prompt and decode speed without an answer are
+check_bench.py's. Exits 1 where a target is missed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
+import selectors
+import signal
 import statistics
 import subprocess
 import sys
@@ -25,17 +26,12 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from moetool.machine.cpu import read_linux_cores
 
-DISTURBED, TRIES = 0.05, 4
 PROMPT = "The quick brown fox jumps over the lazy dog."
-N_PROMPT, N_GEN, N_ANSWER = 512, 64, 128
-# Beyond this a prompt takes seconds: fewer of them say as much.
-LARGE_BYTES = 1e9
 
 Record = dict[str, Any]
 
@@ -65,110 +61,96 @@ def _inverse(ours: float, theirs: float) -> float:
 
 
 MEASURES = (
-    Measure(f"bench, pp{N_PROMPT} tok/s", "prompt_tok_s", ">= 0.98 x", _ratio, 0.98),
-    Measure(f"bench, tg{N_GEN} tok/s", "decode_tok_s", ">= 1.00 x", _ratio, 1.0),
-    Measure("run, tok/s after the first", "answer_tok_s", ">= 1.00 x", _ratio, 1.0),
-    Measure("run, first token s", "first_s", ">= -0.25 s", _seconds_saved, -0.25, "{:+.3f} s"),
-    Measure(f"run, all {N_ANSWER} tokens s", "total_s", "", _inverse, 0.0),
+    Measure("tok/s after the first", "answer_tok_s", ">= 1.00 x", _ratio, 1.0),
+    Measure("first token s", "first_s", ">= -0.25 s", _seconds_saved, -0.25, "{:+.3f} s"),
+    Measure("all of it s", "total_s", "", _inverse, 0.0),
 )
 
 
 # --- measuring ----------------------------------------------------------------------------------------------
 
 
+class Program:
+    """A process whose output is read, and whose own time passes only in its turns."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        self._process.send_signal(signal.SIGSTOP)
+        assert self._process.stdout is not None
+        self._pipe = self._process.stdout.fileno()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._pipe, selectors.EVENT_READ)
+        self._passed_s = 0.0
+        self.times_s: list[float] = []
+        self.text = b""
+        self.is_done = False
+
+    def take_turn(self, seconds: float) -> None:
+        """Run so long, or to the end."""
+        began = time.perf_counter()
+        self._process.send_signal(signal.SIGCONT)
+        while (left := began + seconds - time.perf_counter()) > 0 and not self.is_done:
+            if self._selector.select(left):
+                data = os.read(self._pipe, 1 << 16)
+                if data:
+                    self.times_s.append(self._passed_s + time.perf_counter() - began)
+                    self.text += data
+                else:
+                    self._process.wait()
+                    self.is_done = True
+        self._process.send_signal(signal.SIGSTOP)
+        self._passed_s += time.perf_counter() - began
+
+    def result(self, n_tokens: int) -> Record:
+        """What it took."""
+        if self._process.returncode != 0 or len(self.times_s) < 2:
+            sys.exit(f"{self._process.args} failed: {self.text[-200:]!r}")
+        # The newline at the end comes with the process's.
+        is_late = self.text[-1:] == b"\n" and len(self.times_s) > 2
+        last = self.times_s[-2 if is_late else -1]
+        return {
+            "first_s": self.times_s[0],
+            "answer_tok_s": (n_tokens - 1) / (last - self.times_s[0]),
+            "total_s": self._passed_s,
+            "text": self.text.decode("utf-8", "replace").strip(),
+        }
+
+
 @dataclass(frozen=True)
-class Programs:
-    """How to call both sides."""
+class Bout:
+    """How both sides are called."""
 
     tools: Path
     threads: int
+    n_tokens: int
+    slice_s: float
     env: Mapping[str, str]
 
-    def bench(self, ours: bool, model: Path) -> Record:
-        """Prompt and decode speed: the middle of a few repetitions after the program's own warm-up."""
-        repetitions = 3 if model.stat().st_size > LARGE_BYTES else 9
-        flags = ["-p", N_PROMPT, "-n", N_GEN, "-r", repetitions, "-t", self.threads, "-o", "json"]
-        if ours:
-            rows = json.loads(self._output(sys.executable, "-m", "moetool", "bench", model, *flags))
-            rows = rows["data"]["rows"]
-        else:
-            rows = json.loads(self._output(self.tools / "llama-bench", "-m", model, *flags))
-        rows.sort(key=lambda row: int(row["n_gen"]))
-        prompt, decode = (statistics.median(row["samples_ts"]) for row in rows)
-        return {"prompt_tok_s": prompt, "decode_tok_s": decode}
-
-    def _output(self, *command: object) -> bytes:
-        words = [str(word) for word in command]
-        return subprocess.run(words, capture_output=True, check=True, env=self._env(words)).stdout
-
-    def _env(self, command: Sequence[str]) -> Mapping[str, str]:
-        # Their libraries are theirs alone: moetool brings its own, of the same names.
-        return self.env if command[0] == sys.executable else {**self.env, "LD_LIBRARY_PATH": str(self.tools)}
-
-    def run(self, ours: bool, model: Path) -> Record:
-        """One answer through a pipe."""
-        flags = ["-n", N_ANSWER, "-t", self.threads, "--temp", 0]
+    def start(self, ours: bool, model: Path) -> Program:
+        flags = ["-n", self.n_tokens, "-t", self.threads, "--temp", 0]
+        env = self.env
         if ours:
             command = [sys.executable, "-m", "moetool", "run", model, PROMPT, "--raw", "--ctx", 512, *flags]
         else:
             command = [self.tools / "llama-completion", "-m", model, "-p", PROMPT, "-c", 512, *flags]
             command += ["-no-cnv", "--no-display-prompt", "--ignore-eos"]
-        return self._timed([str(word) for word in command])
+            # Their libraries are theirs alone: moetool brings its own, of the same names.
+            env = {**env, "LD_LIBRARY_PATH": str(self.tools)}
+        return Program([str(word) for word in command], env)
 
-    def _timed(self, command: Sequence[str]) -> Record:
-        started = time.perf_counter()
-        quiet = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        with subprocess.Popen(command, stdout=subprocess.PIPE, env=self._env(command), **quiet) as process:
-            assert process.stdout is not None
-            times, written = [], b""
-            while data := os.read(process.stdout.fileno(), 1 << 16):
-                times.append(time.perf_counter() - started)
-                written += data
-            process.wait()
-            total = time.perf_counter() - started
-        if process.returncode != 0 or len(times) < 2:
-            sys.exit(f"{command[0]} failed: {written[-200:]!r}")
-        text = written.decode("utf-8", "replace").strip()
-        # The newline at the end comes with the process's.
-        last = times[-1] if written[-1:] != b"\n" or len(times) < 3 else times[-2]
-        rate = (N_ANSWER - 1) / (last - times[0])
-        return {"first_s": times[0], "answer_tok_s": rate, "total_s": total, "text": text}
-
-
-def measure_pair(programs: Programs, model: Path, *, ours_first: bool) -> Record:
-    """Both programs twice, in alternation."""
-    found: Record = {"file": model.stem, "bytes": model.stat().st_size, "ours": {}, "theirs": {}}
-    for measured in (programs.bench, programs.run):
-        for ours in (ours_first, not ours_first):
-            found["ours" if ours else "theirs"] |= undisturbed(partial(measured, ours, model))
-    found["same_text"] = found["ours"].pop("text") == found["theirs"].pop("text")
-    return found
-
-
-def undisturbed(measured: Callable[[], Record]) -> Record:
-    """What was measured while the machine did nothing else; the least disturbed of a few tries."""
-    best: tuple[float, Record] | None = None
-    for _ in range(TRIES):
-        started, before = time.perf_counter(), others_s()
-        record = measured()
-        share = (others_s() - before) / (time.perf_counter() - started)
-        if best is None or share < best[0]:
-            best = share, record
-        if share <= DISTURBED:
-            break
-    assert best is not None
-    return best[1]
-
-
-def others_s() -> float:
-    """CPU seconds that all processes but our children have taken so far; 0 where the system does not say."""
-    stat = Path("/proc/stat")
-    if not stat.exists():
-        return 0.0
-    user, nice, system, _idle, _iowait, irq, softirq = map(int, stat.read_text().split()[1:8])
-    ours = resource.getrusage(resource.RUSAGE_CHILDREN)
-    ticks = user + nice + system + irq + softirq
-    return ticks / os.sysconf("SC_CLK_TCK") - ours.ru_utime - ours.ru_stime
+    def pair(self, model: Path, *, ours_first: bool) -> Record:
+        """Both, a turn each."""
+        programs = {ours: self.start(ours, model) for ours in (ours_first, not ours_first)}
+        while not all(program.is_done for program in programs.values()):
+            for program in programs.values():
+                if not program.is_done:
+                    program.take_turn(self.slice_s)
+        ours, theirs = (programs[side].result(self.n_tokens) for side in (True, False))
+        same = ours.pop("text") == theirs.pop("text")
+        sizes = {"file": model.stem, "bytes": model.stat().st_size, "n_tokens": self.n_tokens}
+        return {**sizes, "ours": ours, "theirs": theirs, "same_text": same}
 
 
 def measure(args: argparse.Namespace, home: Path) -> list[Record]:
@@ -178,12 +160,11 @@ def measure(args: argparse.Namespace, home: Path) -> list[Record]:
     env = {**os.environ, "MOETOOL_HOME": str(home), "PYTHONPYCACHEPREFIX": str(home / "compiled")}
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     env.pop("LD_LIBRARY_PATH", None)
-    programs = Programs(args.tools, args.threads, env)
+    bout = Bout(args.tools, args.threads, args.tokens, args.slice, env)
     for model in args.models:
-        programs.run(True, model)  # the file is in memory now
-        programs.run(False, model)
-        for pair in range(args.pairs):
-            record = measure_pair(programs, model.resolve(), ours_first=pair % 2 == 0)
+        bout.pair(model.resolve(), ours_first=True)  # the file is in memory now
+        for number in range(args.pairs):
+            record = bout.pair(model.resolve(), ours_first=number % 2 == 0)
             records.append(record)
             if args.out:
                 with args.out.open("a") as file:
@@ -206,7 +187,7 @@ def read_records(path: Path | None) -> list[Record]:
 def show_table(records: Sequence[Record]) -> bool:
     """A row for each model and measure; whether all targets are met."""
     met = True
-    print("model               GB  measure                       llama.cpp    moetool     gain (from – to)")
+    print("model               GB  measure                  llama.cpp    moetool     gain (from – to)")
     for name in dict.fromkeys(record["file"] for record in sorted(records, key=lambda r: r["bytes"])):
         of_model = [record for record in records if record["file"] == name]
         same = sum(record["same_text"] for record in of_model)
@@ -219,7 +200,7 @@ def show_table(records: Sequence[Record]) -> bool:
             met = met and is_met
             low, high = measure.shown.format(min(gains)), measure.shown.format(max(gains))
             print(
-                f"{name:18} {of_model[0]['bytes'] / 1e9:4.1f}  {measure.name:28} {theirs:10.3f} {ours:10.3f}"
+                f"{name:18} {of_model[0]['bytes'] / 1e9:4.1f}  {measure.name:23} {theirs:10.3f} {ours:10.3f}"
                 f"   {measure.shown.format(gain)} ({low} – {high}) {measure.target:9}"
                 f" {'' if not measure.target else 'met' if is_met else 'MISSED'}"
             )
@@ -232,8 +213,10 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("models", type=Path, nargs="*")
-    parser.add_argument("--tools", type=Path, help="the folder of llama-bench and llama-completion")
+    parser.add_argument("--tools", type=Path, help="the folder of llama-completion")
     parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--slice", type=float, default=0.2, help="seconds of a turn")
     parser.add_argument("--threads", type=int, default=read_linux_cores().n_threads)
     parser.add_argument("--out", type=Path, help="append what is measured, as JSON lines")
     args = parser.parse_args()
