@@ -19,7 +19,7 @@ from moetool.gguf import open_header
 from moetool.machine import Device
 from moetool.memory import cache_sizes, device_memory
 from moetool.render.anatomy import BAR_CELLS, Bar, bar, show_anatomy, show_layers
-from moetool.render.tables import columns, filled_columns
+from moetool.render.fitted import columns, filled_columns
 from moetool.report.models import of_anatomy
 from moetool.settings import Settings
 

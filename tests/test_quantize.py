@@ -13,6 +13,7 @@ from cli_fixture import Moetool
 from moetool.anatomy.roles import roled
 from moetool.assets import demo_model_path
 from moetool.cli import quantizing
+from moetool.cli.new_file import new_file
 from moetool.engine.model import Engine
 from moetool.engine.rounding import LoadedWeights
 from moetool.errors import Interrupted, UsageError
@@ -97,6 +98,21 @@ def test_a_file_is_what_the_dry_run_said_and_llama_cpp_loads_it(
         assert np.isfinite(engine.logits()).all()
     again = moetool_here(*order)
     assert again.code == 2 and "is there already" in again.document["errors"][0]["message"]
+
+
+def test_what_a_killed_process_left_of_the_file_goes_and_what_another_writes_stays(tmp_path: Path) -> None:
+    target = tmp_path / "a[1].gguf"
+    left, other = tmp_path / ".a[1].gguf.x.part", tmp_path / ".a1.gguf.x.part"
+    for path in (left, other):
+        path.write_text("half")
+    with new_file(target, "DST") as part:
+        assert (left.exists(), other.exists()) == (False, True)
+        part.write_text("whole")
+        with new_file(target, "DST") as second:  # as another process would
+            second.write_text("whole, too")
+        assert part.exists()
+    assert target.read_text() == "whole"
+    assert {path.name for path in tmp_path.iterdir()} == {target.name, other.name}
 
 
 def test_what_is_narrow_already_stays_as_it_is(moetool_here: Moetool) -> None:

@@ -10,7 +10,7 @@ from tiny_model import write_tiny_model
 
 from moetool.engine.model import Engine
 from moetool.engine.reading import TextReader
-from moetool.errors import Interrupted
+from moetool.errors import ContextFull, Interrupted
 from moetool.settings import Settings
 
 TEXT = np.random.default_rng(0).integers(5, 120, 90).tolist()
@@ -41,3 +41,11 @@ def test_reading_ends_when_it_is_cancelled(tmp_path: Path) -> None:
         blocks = TextReader(engine, lambda: next(cancelled)).read(TEXT, 30, 25)
         with pytest.raises(Interrupted):
             list(blocks)
+
+
+def test_a_text_that_is_longer_than_the_context_is_refused_as_such(tmp_path: Path) -> None:
+    arch = write_tiny_model(tmp_path / "model.gguf", "olmo2-dense")
+    with Engine([tmp_path / "model.gguf"], SETTINGS, arch) as engine:
+        with pytest.raises(ContextFull, match="context of 256 tokens is full"):
+            list(TextReader(engine).read(TEXT * 3, 0, 40))
+        assert len(list(TextReader(engine).read(TEXT, 0, 40))) == 3

@@ -108,8 +108,8 @@ def _together(test: SpeedTest, prompt_tok_s: float | None, decode_tok_s: float |
     return test.n_tokens / (test.n_prompt / prompt_tok_s + test.n_gen / decode_tok_s)
 
 
-def noise_notes(rows: Sequence[BenchRow]) -> tuple[str, ...]:
-    """What must be said of rows whose repetitions differ much."""
+def noise_notes(rows: Sequence[BenchRow], flag: str = "-r") -> tuple[str, ...]:
+    """What must be said of rows whose repetitions differ much; `flag` is how to get more of them."""
     noisy = [row for row in rows if row.samples.variation > NOISY]
     if not noisy:
         return ()
@@ -117,5 +117,5 @@ def noise_notes(rows: Sequence[BenchRow]) -> tuple[str, ...]:
     return (
         f"{len(noisy)} of {len(rows)} rows are noisy: repetitions differ by up to "
         f"{worst.samples.variation:.0%} ({worst.samples.test.name}, coefficient of variation). "
-        "Close what else runs, or take the medians of more with -r.",
+        f"Close what else runs, or take the medians of more with {flag}.",
     )

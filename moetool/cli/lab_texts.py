@@ -15,7 +15,6 @@ from moetool.cli.judging import read_text, reading_wishes, source_of
 from moetool.cli.opening import Opened, plan_for
 from moetool.engine.model import Engine
 from moetool.engine.reading import TextReader
-from moetool.errors import UsageError
 from moetool.eval import (
     CHUNK_TOKENS,
     Chunks,
@@ -27,6 +26,7 @@ from moetool.eval import (
     pool_scores,
     summarize,
 )
+from moetool.eval.chunks import LONGER_TEXT
 from moetool.eval.passes import Scores
 from moetool.machine import Machine
 from moetool.plan import Plan, Wishes
@@ -90,10 +90,7 @@ class LabTexts:
         vocabulary = engine.vocabulary
         tokens = vocabulary.tokenize(text, add_special=True)
         bos = vocabulary.bos if vocabulary.adds_bos else None
-        try:
-            chunks = make_chunks(tokens, engine.n_ctx, bos)
-        except UsageError as error:
-            raise UsageError(error.message, "give a longer text with --text") from error
+        chunks = make_chunks(tokens, engine.n_ctx, bos, LONGER_TEXT)
         return replace(chunks, tokens=chunks.tokens[: self.n_chunks])
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from moetool.errors import UsageError
+
+_PART = ".part"
 
 
 def require_new(path: Path, flag: str) -> None:
@@ -41,20 +45,34 @@ def require_other(places: Mapping[str, Path | None], read: Sequence[Path]) -> No
 
 @contextmanager
 def new_file(path: Path, flag: str) -> Iterator[Path]:
-    """A name beside `path` to write to: it becomes `path` when the block has ended well, else it goes.
-    UsageError where nothing can be written."""
+    """A name beside `path` to write to: it becomes `path` when the block has ended well, else it goes. What
+    was left so by a process that was killed goes, too. UsageError where nothing can be written."""
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
+        _remove_left(path)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PART)
         part = Path(name)
         try:
+            fcntl.flock(handle, fcntl.LOCK_EX)  # as long as this process lives
             yield part
             _settle(part)
             part.replace(path)
         finally:
+            os.close(handle)
             part.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"Cannot write {path}: {error.strerror}", f"give {flag} another place") from error
+
+
+def _remove_left(path: Path) -> None:
+    """Parts of `path` that nobody is writing any more."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*{_PART}"):
+        with suppress(OSError):
+            handle = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                part.unlink()
+            finally:
+                os.close(handle)
 
 
 def _settle(part: Path) -> None:

@@ -71,7 +71,7 @@ def measure_speed(
     for row in own_rows:
         keep_samples(plans[own], row.samples)
     found = tuple(_corrected(row, own_rows, own) for row in rows)
-    return Paced(found, (*notes, *noise_notes(found)), plans[own])
+    return Paced(found, (*notes, *noise_notes(found, "--budget")), plans[own])
 
 
 def _plans(opened: Opened, machine: Machine, wishes: Wishes, counts: Sequence[int]) -> dict[int, Plan]:

@@ -22,6 +22,7 @@ from moetool.engine.reading import TextReader
 from moetool.engine.rounding import LoadedWeights
 from moetool.errors import UsageError
 from moetool.eval import Chunks, KeptReference, ReferenceWriter, make_chunks, measure_quality
+from moetool.eval.chunks import LONGER_TEXT
 from moetool.identity import read_model_digest
 from moetool.kept_sensitivities import (
     KeptSensitivity,
@@ -57,7 +58,8 @@ def measure_sensitivity(
     with CtrlC() as ctrl_c, load_engine(opened, plan, ctrl_c.pressed) as engine:
         vocabulary = engine.vocabulary
         tokens = vocabulary.tokenize(content, add_special=True)
-        chunks = make_chunks(tokens, engine.n_ctx, vocabulary.bos if vocabulary.adds_bos else None)
+        bos = vocabulary.bos if vocabulary.adds_bos else None
+        chunks = make_chunks(tokens, engine.n_ctx, bos, LONGER_TEXT)
         digest = read_model_digest(opened.model.paths)
         before = read_sensitivity(read_sensitivities_path(), digest, chunks.digest)
         if before and (known := _as_sensitivity(before, tensors)):

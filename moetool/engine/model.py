@@ -250,14 +250,7 @@ class Engine:
         else:
             # Parts of a batch that were computed stay in memory: it must not differ from `tokens`.
             self.rewind(self.n_past)
-        if status == _DECODE_ABORTED or self._is_cancelled():
-            raise Interrupted("Interrupted")
-        if status == _DECODE_NO_SLOT:
-            raise ContextFull(
-                f"The context of {self.n_ctx} tokens is full", "ask for a larger one with --ctx"
-            )
-        if status != _DECODE_OK:
-            raise EngineError(f"llama.cpp failed to decode (status {status})")
+        require_decoded(status, self.n_ctx, is_cancelled=self._is_cancelled())
 
     def synchronize(self) -> None:
         """Wait until what was decoded is computed; only timing needs it. On the CPU it is."""
@@ -304,6 +297,16 @@ class Engine:
     def sample(self, rule: Rule | None = None) -> int:
         """Draw one token, one that the rule allows."""
         return self._sampler.draw(self._context, self._logits, -1, rule)
+
+
+def require_decoded(status: int, n_ctx: int, *, is_cancelled: bool) -> None:
+    """Raise what llama_decode's answer stands for: Interrupted, ContextFull or EngineError."""
+    if status == _DECODE_ABORTED or is_cancelled:
+        raise Interrupted("Interrupted")
+    if status == _DECODE_NO_SLOT:
+        raise ContextFull(f"The context of {n_ctx} tokens is full", "ask for a larger one with --ctx")
+    if status != _DECODE_OK:
+        raise EngineError(f"llama.cpp failed to decode (status {status})")
 
 
 def load_error(what: str, log: Log) -> EngineError:

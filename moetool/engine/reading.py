@@ -7,14 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from moetool.engine.library import library
-from moetool.engine.model import Engine
-from moetool.errors import EngineError, Interrupted
+from moetool.engine.model import Engine, require_decoded
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-_ABORTED = 2
 
 
 class TextReader:
@@ -50,10 +47,7 @@ class TextReader:
             status = self._engine.compute(batch)
         finally:
             self._lib.llama_set_abort_callback(context, self._lib.ggml_abort_callback(0), None)
-        if status == _ABORTED or self._is_cancelled():
-            raise Interrupted("Interrupted")
-        if status:
-            raise EngineError(f"llama.cpp failed to decode (status {status})")
+        require_decoded(status, self._engine.n_ctx, is_cancelled=self._is_cancelled())
         self._engine.memory.took(tokens)
         pointer = self._lib.llama_get_logits(context)  # waits until all is computed
         address = ctypes.addressof(pointer.contents)

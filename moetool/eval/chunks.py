@@ -57,13 +57,18 @@ class Chunks:
         return hashlib.sha256(about + self.tokens.astype("<i4").tobytes()).hexdigest()
 
 
-def make_chunks(tokens: Sequence[int], n_ctx: int, bos: int | None) -> Chunks:
-    """Cut a text's tokens; what is left at its end is not read. UsageError for less than two chunks: one
-    alone says nothing about how much it varies."""
+LONGER_TEXT = "give a longer text with --text"
+
+
+def make_chunks(
+    tokens: Sequence[int],
+    n_ctx: int,
+    bos: int | None,
+    hint: str = f"{LONGER_TEXT}, or shorter chunks with --ctx",
+) -> Chunks:
+    """Cut a text's tokens; what is left at its end is not read. UsageError with `hint` for less than two
+    chunks: one alone says nothing about how much it varies."""
     n_chunks = len(tokens) // n_ctx
     if n_chunks < 2:
-        raise UsageError(
-            f"This text has {len(tokens)} tokens: too few for two chunks of {n_ctx}",
-            "give a longer text with --text, or shorter chunks with --ctx",
-        )
+        raise UsageError(f"This text has {len(tokens)} tokens: too few for two chunks of {n_ctx}", hint)
     return Chunks(np.array(tokens[: n_chunks * n_ctx], np.int32).reshape(n_chunks, n_ctx), bos)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions
 from rich.measure import Measurement
-from rich.table import Table
 from rich.text import Text
 
 from moetool.anatomy import Anatomy, Layer, effective_size, state_bytes
 from moetool.memory import CacheSize, cache_sizes
+from moetool.render.fitted import Fitted, filled_columns
 from moetool.render.plain import safe_line
-from moetool.render.tables import columns, facts_table, filled_columns, show
-from moetool.render.units import show_bytes, show_count
+from moetool.render.tables import facts_table, show
+from moetool.render.units import show_bytes, show_count, show_share
 
 BAR_CELLS = 32
 _SHOWN_UNKNOWN = 8
@@ -97,22 +97,23 @@ def _by_type(sizes: Sequence[CacheSize], measure: Callable[[CacheSize], float]) 
     return ", ".join(f"{show_bytes(measure(size))} at {size.type}" for size in sizes)
 
 
-def _role_bars(anatomy: Anatomy) -> Table:
+def _role_bars(anatomy: Anatomy) -> Fitted:
     legend = "█ read for each token  ░ held for others"
     heads = ("role", "parameters", "size", "share", "read a token", legend)
-    table = columns(heads, left={"role", legend})
     whole = max(anatomy.weights_bytes, 1)
+    rows = []
     for role, n_bytes in sorted(anatomy.bytes_by_role.items(), key=lambda item: -item[1]):
         read = anatomy.read_by_role.get(role, 0)
-        table.add_row(
+        row = (
             role,
             show_count(anatomy.params_by_role[role]),
             show_bytes(n_bytes),
-            f"{n_bytes / whole:.1%}",
+            show_share(n_bytes / whole, 1),
             show_bytes(read) if read else "–",
             Bar(read / whole, n_bytes / whole),
         )
-    return table
+        rows.append(row)
+    return filled_columns(heads, rows, left={"role", legend})
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from moetool.bench.report import QUALITY_FIELDS, Benchmark, BenchRow, row_fields
+from moetool.render.fitted import NOTHING, filled_columns
 from moetool.render.plain import notice, safe_line
-from moetool.render.tables import NOTHING, filled_columns, show
+from moetool.render.tables import show
 from moetool.render.units import show_bytes, show_count, show_range
 
 # Field -> its head: shown where rows differ in it.

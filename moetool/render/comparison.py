@@ -5,8 +5,9 @@ from __future__ import annotations
 from rich.text import Text
 
 from moetool.bench.compare import Comparison, Ratio
+from moetool.render.fitted import filled_columns
 from moetool.render.plain import notice, safe_line
-from moetool.render.tables import filled_columns, show
+from moetool.render.tables import show
 
 _STYLES = {"faster": "green", "slower": "red"}
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from moetool.bench.constrained import ConstrainedRow
-from moetool.render.tables import filled_columns, show
+from moetool.render.fitted import filled_columns
+from moetool.render.tables import show
 
 
 def show_constrained(rows: Sequence[ConstrainedRow]) -> None:

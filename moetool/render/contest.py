@@ -9,9 +9,10 @@ from rich.text import Text
 from moetool.anatomy import state_bytes
 from moetool.contest import Contender, verdict
 from moetool.memory import cache_sizes
+from moetool.render.fitted import NOTHING, columns
 from moetool.render.plain import safe_line
 from moetool.render.plan import placement_phrase, quality_band
-from moetool.render.tables import NOTHING, columns, machine_phrase, show
+from moetool.render.tables import machine_phrase, show
 from moetool.render.units import show_bytes, show_count, show_range, show_rate
 
 _NOTHING = NOTHING[0]

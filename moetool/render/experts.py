@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions
 from rich.measure import Measurement
-from rich.table import Table
 from rich.text import Text
 
 from moetool.lab.diagnosis import Finding
 from moetool.lab.examined import Examined
 from moetool.lab.figures import LayerFigures
+from moetool.render.fitted import Fitted, filled_columns
 from moetool.render.plain import safe_line
-from moetool.render.tables import columns, facts_table, filled_columns, show
+from moetool.render.tables import facts_table, show
 
 # From so many times even use on: a letter that stands out the more, and its colour.
 _LEVELS = ((3.0, "█", "red"), (1.5, "▓", "yellow"), (0.5, "▒", "cyan"), (0.0, "░", "blue"))
@@ -136,11 +136,10 @@ def uses_of(found: Examined, at: int) -> tuple[float, ...]:
     return tuple((counts * figures.n_expert / max(1, int(counts.sum()))).tolist())
 
 
-def _map(found: Examined) -> Table:
+def _map(found: Examined) -> Fitted:
     heads = ("layer", _EXPERTS, "entropy", "top 10 %", "most used", "dead", "confidence", "repeated")
-    table = columns(heads, left={_EXPERTS})
-    for at, layer in enumerate(found.layers):
-        table.add_row(
+    rows = [
+        (
             str(layer.layer),
             Heat(uses_of(found, at)),
             f"{layer.entropy:.2f}",
@@ -150,10 +149,12 @@ def _map(found: Examined) -> Table:
             figure(layer.confidence),
             figure(None if layer.overlap is None else 100 * layer.overlap, "{:.0f} %"),
         )
-    return table
+        for at, layer in enumerate(found.layers)
+    ]
+    return filled_columns(heads, rows, left={_EXPERTS})
 
 
-def _distances(found: Examined) -> Table:
+def _distances(found: Examined) -> Fitted:
     names = [safe_line(name) for name in found.profile.texts]
     rows = [
         (name, *("–" if at == other else f"{value:.3f}" for other, value in enumerate(row)))

@@ -8,7 +8,8 @@ from rich.text import Text
 
 from moetool.charts import Bar, BarChart
 from moetool.lab.layer_map import LayerCost, LayerMap
-from moetool.render.tables import filled_columns, show
+from moetool.render.fitted import filled_columns
+from moetool.render.tables import console, show
 from moetool.render.text_charts import text_chart
 
 
@@ -19,6 +20,7 @@ def show_layer_map(found: LayerMap) -> None:
     known = [cost for cost in found.layers if math.isfinite(cost.kld.value)]
     bars = tuple(Bar(f"layer {cost.layer}", cost.kld.value, None) for cost in known)
     title = f"{found.keep} expert{'s' if found.keep != 1 else ''} instead of {found.own} in one layer"
+    chart = text_chart(BarChart(title, "nats of mean KLD", bars), console().width) if bars else ()
     total = sum(cost.kld.value for cost in found.layers)
     lines = [
         f"KLD, same top: against all {found.own} experts, over {found.n_tokens} scored tokens; the weakest "
@@ -30,7 +32,7 @@ def show_layer_map(found: LayerMap) -> None:
     show(
         filled_columns(("layer", "KLD", "95 %", "same top"), rows, left=set()),
         Text(),
-        *(Text(line) for line in (text_chart(BarChart(title, "nats of mean KLD", bars)) if bars else ())),
+        *(Text(line) for line in chart),
         Text(),
         *(Text(line) for line in lines),
     )

@@ -12,8 +12,9 @@ from moetool.kept_sessions import KeptSession
 from moetool.machine import Machine
 from moetool.names import parse_sidecar
 from moetool.pulling import PullResult
+from moetool.render.fitted import columns
 from moetool.render.plain import safe_line
-from moetool.render.tables import columns, facts_table, show, show_command
+from moetool.render.tables import facts_table, show, show_command
 from moetool.render.units import show_bytes, show_count, show_gib
 from moetool.store import Removal
 

@@ -5,22 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from moetool.memory import DeviceMemory
 from moetool.plan import Alternative, Plan, Reason
 from moetool.quality import Quality
+from moetool.render.fitted import Fitted, filled_columns
 from moetool.render.plain import safe_line
-from moetool.render.tables import (
-    columns,
-    facts_table,
-    filled_columns,
-    machine_phrase,
-    model_phrase,
-    show,
-    show_command,
-)
+from moetool.render.tables import facts_table, machine_phrase, model_phrase, show, show_command
 from moetool.render.units import show_bytes, show_gib, show_range, show_rate
 from moetool.speed import Load
 
@@ -87,7 +79,7 @@ def _loss_phrase(quality: Quality) -> str:
     return band if band == quality.band else f"{quality.band} ({band})"
 
 
-def _memory_table(plan: Plan) -> Table:
+def _memory_table(plan: Plan) -> Fitted:
     heads = ("device", "weights", "KV", "state", "compute", "output", "total", "free")
     free = {device.name: show_bytes(device.free_bytes) for device in plan.machine.devices}
     rows = [(row.device, *_sizes(row), free.get(row.device, "")) for row in plan.memory]
@@ -101,14 +93,14 @@ def _sizes(row: DeviceMemory) -> tuple[str, ...]:
     return tuple(show_bytes(n) if n else "–" for n in (*sizes, row.total_bytes))
 
 
-def _alternatives_table(alternatives: Sequence[Alternative]) -> Table:
+def _alternatives_table(alternatives: Sequence[Alternative]) -> Fitted:
     """What else could be had, the plan marked."""
     heads = ("", "context", "KV", "VRAM", "RAM", "decode tok/s", "prompt tok/s", "placement")
-    table = columns(heads, left={"", "KV", "placement"})
+    rows = []
     for other in alternatives:
-        style = "bold" if other.is_pick else ""
-        table.add_row("▸" if other.is_pick else "", *_alternative_cells(other), style=style)
-    return table
+        cells = ("▸" if other.is_pick else "", *_alternative_cells(other))
+        rows.append([Text(cell, style="bold") for cell in cells] if other.is_pick else cells)
+    return filled_columns(heads, rows, left={"", "KV", "placement"})
 
 
 def _alternative_cells(other: Alternative) -> tuple[str, ...]:

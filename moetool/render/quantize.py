@@ -6,9 +6,10 @@ from rich.text import Text
 
 from moetool.lab.imatrix import Imatrix
 from moetool.lab.quant_plan import QuantPlan, RoleRow
+from moetool.render.fitted import filled_columns
 from moetool.render.plain import safe_line
-from moetool.render.tables import facts_table, filled_columns, show, show_command
-from moetool.render.units import show_bytes, show_count
+from moetool.render.tables import facts_table, show, show_command
+from moetool.render.units import show_bytes, show_count, show_share
 
 _SHOWN_TENSORS = 4
 _SHOWN_EXPERTS = 8
@@ -32,7 +33,8 @@ def show_quant_plan(plan: QuantPlan, imatrix: Imatrix | None) -> None:
 
 def _row(row: RoleRow) -> tuple[str, ...]:
     types = [
-        quant.name if n == row.n_params else f"{quant.name} {n / row.n_params:.0%}" for quant, n in row.types
+        quant.name if n == row.n_params else f"{quant.name} {show_share(n / row.n_params)}"
+        for quant, n in row.types
     ]
     bits = 8 * row.after_bytes / row.n_params
     sizes = (show_bytes(row.before_bytes), show_bytes(row.after_bytes))

@@ -12,8 +12,9 @@ from moetool.bench.report import Benchmark, Judged, row_fields
 from moetool.charts import BarChart, StackChart, make_charts
 from moetool.eval import Figure
 from moetool.render.bench import show_bench
+from moetool.render.fitted import filled_columns
 from moetool.render.plain import safe_line
-from moetool.render.tables import filled_columns, show
+from moetool.render.tables import console, show
 from moetool.render.text_charts import text_chart
 
 
@@ -91,4 +92,4 @@ def show_charts(rows: Sequence[Mapping[str, Any]]) -> None:
         is_single = isinstance(chart, BarChart) and len(chart.bars) < 2
         is_single |= isinstance(chart, StackChart) and len(chart.stacks) < 2
         if not is_single:
-            show(Text(), *(Text(line) for line in text_chart(chart)))
+            show(Text(), *(Text(line) for line in text_chart(chart, console().width)))

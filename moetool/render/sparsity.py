@@ -9,8 +9,9 @@ from rich.text import Text
 from moetool.charts import Dot, DotChart
 from moetool.frontier import Frontier, FrontierPoint, Interval, offer, unbeaten
 from moetool.lab.sparsity import Sparsity
+from moetool.render.fitted import filled_columns
 from moetool.render.plain import notice, safe_line
-from moetool.render.tables import filled_columns, show, show_command
+from moetool.render.tables import console, show, show_command
 from moetool.render.text_charts import text_chart
 from moetool.render.units import show_count, show_rate
 
@@ -97,7 +98,7 @@ def _chart(frontier: Frontier) -> list[Text]:
     if len(dots) < 2 or not any(dot.x for dot in dots):
         return []
     chart = DotChart("Speed against divergence", "nats of mean KLD", "decode tok/s", tuple(dots))
-    return [Text(), *(Text(line) for line in text_chart(chart))]
+    return [Text(), *(Text(line) for line in text_chart(chart, console().width))]
 
 
 def _verdict(found: Sparsity) -> str:

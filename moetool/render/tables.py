@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 
 from rich.console import Console, Group, RenderableType
@@ -40,8 +40,6 @@ def _console(*, on_stderr: bool) -> Console:
 
 
 _PIPED_WIDTH = 160
-# What stands where there is nothing to say.
-NOTHING = ("–", "")
 
 
 def show(*parts: RenderableType, on_stderr: bool = False) -> None:
@@ -107,24 +105,6 @@ def show_doctor(found: Doctor) -> None:
 
 
 # -- shared -----------------------------------------------------------------------------------------
-
-
-def columns(heads: Sequence[str], left: Collection[str]) -> Table:
-    """A table with these heads, no lines, and numbers to the right. What is too wide goes on below: a figure
-    is never cut."""
-    table = Table(box=None, pad_edge=False)
-    for head in heads:
-        table.add_column(head, justify="left" if head in left else "right", overflow="fold")
-    return table
-
-
-def filled_columns(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[str]) -> Table:
-    """The same with its rows, without columns in which nothing stands."""
-    kept = [at for at in range(len(heads)) if any(row[at] not in NOTHING for row in rows)]
-    table = columns([heads[at] for at in kept], left)
-    for row in rows:
-        table.add_row(*(row[at] for at in kept))
-    return table
 
 
 def facts_table(facts: Mapping[str, str]) -> Table:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from rich.text import Text
 
 from moetool.bench.tuning import ANSWER_TOKENS, PROMPT_TOKENS, Tuned
+from moetool.render.fitted import filled_columns
 from moetool.render.plain import safe_line
-from moetool.render.tables import filled_columns, show, show_command
+from moetool.render.tables import show, show_command
 
 
 def show_tuned(tuned: Tuned, name: str) -> None:

@@ -26,6 +26,12 @@ def show_count(count: float) -> str:
     return f"{count:.0f}"
 
 
+def show_share(share: float, digits: int = 0) -> str:
+    """ "17%", "<1%": a little is not nothing."""
+    least = 10.0 ** -(digits + 2)
+    return f"<{least:.{digits}%}" if 0 < share < least / 2 else f"{share:.{digits}%}"
+
+
 def show_rate(tok_s: float | None) -> str:
     """Tokens per second; "?" when unknown."""
     return "?" if tok_s is None else _three(tok_s)
