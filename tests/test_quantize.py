@@ -150,6 +150,11 @@ def test_what_cannot_be_meant_is_said_and_nothing_is_written(
     assert not list(folder.iterdir())
 
 
+def test_a_source_that_is_quantized_is_refused_before_anything_is_shown(moetool_here: Moetool) -> None:
+    done = moetool_here("quantize", DEMO, "small.gguf", "--recipe", "Q4_K_M")
+    assert (done.code, done.out) == (2, "")
+
+
 def test_ctrl_c_and_half_a_file_leave_nothing(
     moetool_here: Moetool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,7 +41,7 @@ def parse_numbers(text: str, flag: str) -> tuple[int, ...]:
     if not parts or any(not _parse_part(part) for part in parts):
         flag += "" if flag.endswith("=") else " "
         raise UsageError(
-            f"{flag}{text} is not a list of numbers", f"write {flag}512 or {flag}128,512; also {flag}1-8*2"
+            f"{flag}{text} is not a list of numbers", f"write {flag}8 or {flag}4,8; also {flag}1-8*2"
         )
     return tuple(dict.fromkeys(numbers))
 

@@ -57,7 +57,7 @@ def quantize(
     """
     from moetool.cli.new_file import require_new
     from moetool.cli.opening import open_model
-    from moetool.cli.quantizing import Asked, make_quant_plan, require_plain, write_quant
+    from moetool.cli.quantizing import Asked, make_quant_plan, require_plain, require_source, write_quant
     from moetool.lab.imatrix import read_imatrix
 
     name, wanted = _recipe_and_target(recipe, size, bpw, kld, text)
@@ -77,6 +77,8 @@ def quantize(
         require_plain(opened, asked)
     plan = make_quant_plan(opened, asked)
     written = None if dry_run else str(target)
+    if written:
+        require_source(opened, plan, asked)
     if output is Output.text:
         from moetool.render.quantize import show_quant_plan
 

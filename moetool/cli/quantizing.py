@@ -79,7 +79,6 @@ def require_plain(opened: Opened, asked: Asked) -> None:
 
 def write_quant(opened: Opened, plan: QuantPlan, asked: Asked, target: Path) -> None:
     """Write the file; it appears under its name when it is whole and what was planned."""
-    _require_source(opened, plan, asked)
     _require_room(plan, target)
     source = _Source.open(opened)
     order = Order(
@@ -234,7 +233,8 @@ def _require_importance(plan: QuantPlan, imatrix: Imatrix | None) -> None:
 # -- writing -----------------------------------------------------------------------------------------
 
 
-def _require_source(opened: Opened, plan: QuantPlan, asked: Asked) -> None:
+def require_source(opened: Opened, plan: QuantPlan, asked: Asked) -> None:
+    """UsageError where the plan would round again what is rounded already, unless that was asked for."""
     own = {tensor.info.name: tensor.info.type for tensor in opened.anatomy.tensors}
     again = [name for name, quant in plan.types.items() if own[name].block_size > 1 and own[name] != quant]
     if again and not asked.requantize:
