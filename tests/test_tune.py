@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from cli_fixture import Moetool
@@ -13,7 +16,12 @@ from documents import check_document
 
 from moetool.bench.matrix import Point
 from moetool.bench.tuning import PLAN, Probes, choose, halve, join
+from moetool.cli import tuning
+from moetool.engine.model import Engine
+from moetool.errors import EngineError
 from moetool.kept_tunings import Tuning, keep_tuning, parse_tuning, read_tuning
+from moetool.plan import Plan, Wishes
+from moetool.settings import Settings
 
 THREADS = [{"threads": str(n)} for n in (1, 3, 4)]
 UBATCHES = [{"ubatch": str(n)} for n in (128, 256, 1024)]
@@ -85,8 +93,8 @@ def test_the_latest_tuning_of_a_model_on_a_machine_counts(tmp_path: Path) -> Non
     assert read_tuning(path, first.subject) is None
     second = Tuning("here", "m", 10, ("CPU",), "2026-02-01T12:00:00Z", {}, 1.0)
     other = Tuning("there", "m", 10, ("CPU",), "2026-02-02T12:00:00Z", {"threads": "9"}, 1.1)
-    for tuning in (first, second, other):
-        keep_tuning(path, tuning)
+    for one in (first, second, other):
+        keep_tuning(path, one)
     assert read_tuning(path, first.subject) == second
     assert read_tuning(path, other.subject) == other
     with path.open("a") as file:
@@ -116,3 +124,36 @@ def test_run_follows_what_tune_found_but_for_what_is_fixed(moetool_here: Moetool
     assert run("-q", threads="1", ubatch="64")[2] == ""
     assert run("-t", "2", threads="1", ubatch="64")[:2] == (2, 64)
     assert run("-t", "2", threads="x", sails="3", ubatch="0") == (2, 512, "")
+
+
+def test_a_change_that_llama_cpp_does_not_take_leaves_no_engine_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The plan is loaded again after it, never computed with on what was freed."""
+    opened: list[Engine] = []
+
+    @contextmanager
+    def load(_opened: object, plan: Plan, _cancelled: object) -> Iterator[object]:
+        if not plan.settings.repack:
+            raise EngineError("cannot")
+        engine = mock.Mock(settings=plan.settings, n_vocab=9)
+        opened.append(engine)
+        yield engine
+        engine.decode.side_effect = AssertionError("freed")
+
+    plans = {repack: mock.Mock(settings=Settings(repack=repack)) for repack in (True, False)}
+    monkeypatch.setattr(tuning, "load_engine", load)
+    monkeypatch.setattr(tuning, "plan_for", lambda _o, _m, wishes: plans[wishes.repack is not False])
+    with ExitStack() as stack:
+        prober = tuning._Prober(
+            mock.Mock(), mock.Mock(), Wishes(), tuning._Probe(4, 4), bool, lambda _: None, stack
+        )
+        found = [prober.measure(point) for point in (PLAN, {"repack": "0"}, {"repack": "0"}, PLAN)]
+    assert [seconds < math.inf for seconds in found] == [True, False, False, True]
+    assert len(opened) == 2
+
+
+def test_a_budget_is_a_number_of_seconds(moetool_here: Moetool) -> None:
+    done = moetool_here("tune", "demo", "--budget", "nan")
+    assert (done.code, done.out) == (2, "")
+    assert "--budget cannot be nan" in done.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
@@ -19,6 +20,7 @@ from moetool.cli.options import (
     ThreadsOpt,
     VramOpt,
 )
+from moetool.errors import UsageError
 
 
 def tune(
@@ -46,6 +48,8 @@ def tune(
     from moetool.cli.tuning import tune_model
     from moetool.cli.wishing import Flags, make_wishes
 
+    if not math.isfinite(budget):
+        raise UsageError(f"--budget cannot be {budget}", "give --budget a number")
     flags = Flags(ctx=ctx, kv=kv, threads=threads, device=device, vram=vram, ram=ram, reserve=reserve)
     opened = open_model(model)
     plan, tuned = tune_model(opened, make_wishes(flags), budget, rpc)

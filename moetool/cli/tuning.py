@@ -29,7 +29,7 @@ _UBATCHES = (128, 256, 512, 1024, 2048)
 _WARM_TOKENS = 16
 # Of the budget, for what takes no other load where something does.
 _CHEAP_SHARE = 0.5
-# Probes of what takes another load, and of the plan after it.
+# Probes of what takes another load, and of the plan in turn with it.
 _AFTER_LOAD = 3
 
 
@@ -66,10 +66,9 @@ def _search(prober: _Prober, probes: Probes, plan: Plan, has_time: Callable[[flo
         both = {**best, **change}
         if not prober.fits(both):
             continue
-        probes.take([both] * _AFTER_LOAD)
+        # A load is a little faster or slower than the next one of the same: each probe has its own.
+        probes.take([both, PLAN] * _AFTER_LOAD)
         candidates.append(both)
-    if dear:
-        probes.take([PLAN] * _AFTER_LOAD)  # once more: the machine may have slowed down meanwhile
     tried = [*cheap, *(point for point in candidates if point not in cheap)]
     return choose(probes, tried, candidates)
 
@@ -155,6 +154,8 @@ class _Prober:
         try:
             engine = self._engine(self._plan(point))
         except EngineError:
+            self.stack.close()
+            self.engine = None  # one that could not change is good for nothing more
             return float("inf")  # llama.cpp does not take it: nobody is slower
         prompt = self._tokens(engine, self.probe.n_prompt)
         answer = self._tokens(engine, self.probe.n_gen)
