@@ -29,6 +29,7 @@ from moetool.bench.report import (
     row_fields,
 )
 from moetool.bench.speed import SpeedSamples, SpeedTest, Stopwatch, make_tests
+from moetool.cli.sweeping import make_axes
 from moetool.errors import UsageError
 from moetool.machine.energy import EnergyMeters, Meter, read_meters
 from moetool.machine.process import parse_disk_bytes, parse_peak_rss
@@ -131,10 +132,19 @@ def test_numbers_are_written_as_for_llama_bench() -> None:
     assert parse_pairs(["512,128"]) == ((512, 128),)
 
 
-@pytest.mark.parametrize("text", ["", "x", "1,x", "-1", "4-1", "0-8*2", "1-8+0", "12345678"])
+@pytest.mark.parametrize("text", ["", "x", "1,x", "-1", "4-1", "0-8*2", "1-8+0", "12345678", "1-1000"])
 def test_numbers_that_are_none(text: str) -> None:
     with pytest.raises(UsageError, match="-t"):
         parse_numbers(text, "-t")
+
+
+def test_types_of_the_cache_are_given_in_one_way() -> None:
+    assert make_axes({"kv": ("f16/q8_0", "--kv")}, ()) == ({"kv": "f16/q8_0"}, {})
+    for given, swept in (({"kv": ("q8_0", "--kv")}, ["kv=f16"]), ({}, ["kv=f16", "ctk=f16"])):
+        with pytest.raises(UsageError, match="kv"):
+            make_axes(given, swept)
+    with pytest.raises(UsageError, match="both keys and values"):
+        make_axes({"kv": ("q8_0", "--kv"), "ctk": ("f16", "-ctk")}, ())
 
 
 def test_points_are_all_combinations_or_each_change_alone() -> None:
@@ -293,6 +303,8 @@ def test_json_under_schemas_is_measured_beside_free_text(moetool_here: Moetool) 
     [
         (("--constrained", "--html", "page.html"), "--html"),
         (("--compare", "a", "b", "--quality"), "--quality"),
+        (("--compare", "a", "b", "--constrained"), "--constrained"),
+        (("--constrained", "-p", "8"), "-p, -n, -pg or -d"),
     ],
 )
 def test_flags_that_a_mode_would_leave_aside_are_refused(

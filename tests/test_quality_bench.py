@@ -10,6 +10,7 @@ from documents import check_document
 
 from moetool.assets import quality_text_path
 from moetool.charts import make_charts
+from moetool.cli.judging import read_text
 from moetool.render.page import make_page
 from moetool.render.text_charts import text_chart
 
@@ -74,6 +75,8 @@ def test_settings_are_held_against_the_first_and_shown_on_a_page(
         (("--quality", "--ref", "nowhere.gguf"), 5, "nowhere.gguf"),
         (("--quality", "--save-ref", "short.txt"), 2, "is there already, and is no reference"),
         (("--quality", "-o", "csv"), 2, "There is nothing to measure"),
+        (("--text", "short.txt", "--html", "short.txt"), 2, "short.txt is what is read"),
+        (("--quality", "--html", "nowhere/page.html"), 2, "There is no folder nowhere"),
     ],
 )
 def test_what_cannot_be_is_said(
@@ -85,3 +88,8 @@ def test_what_cannot_be_is_said(
     assert done.code == code, done.err
     assert said in done.err
     assert not done.out
+
+
+def test_bytes_that_llama_cpp_would_die_of_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "bytes").write_bytes(b"a\xf7\xbf\xbf\xbfz\n")
+    assert read_text(tmp_path / "bytes") == "a\ufffd\ufffd\ufffd\ufffdz"

@@ -43,6 +43,8 @@ def parse_numbers(text: str, flag: str) -> tuple[int, ...]:
         raise UsageError(
             f"{flag}{text} is not a list of numbers", f"write {flag}8 or {flag}4,8; also {flag}1-8*2"
         )
+    if len(numbers) > MOST_POINTS:
+        raise UsageError(f"{flag} {text} is more than {MOST_POINTS} numbers", "write steps: 1-1024*2")
     return tuple(dict.fromkeys(numbers))
 
 

@@ -158,6 +158,7 @@ def bench(
 
     moetool bench org/repo:Q4_K_M --header-only
     """
+    names_tests = not (n_prompt is n_gen is None and n_depth == "0") or bool(n_pg)
     _refuse_beside(
         "--compare" if compare else "--constrained" if constrained else "",
         {
@@ -168,6 +169,8 @@ def bench(
             "--ref": ref is not None,
             "--save-ref": save_ref is not None,
             "--html": html is not None,
+            "-p, -n, -pg or -d": names_tests,
+            "--constrained": constrained and compare is not None,
         },
     )
     if compare is not None:
@@ -183,9 +186,10 @@ def bench(
     is_judged = quality or text is not None or ref is not None or save_ref is not None
     if header_only and is_judged:
         raise UsageError("Weights that are made up have no quality", "leave --header-only or --quality out")
+    _check_page(html, (model, text, ref))
     # By header alone, tests are chosen that take some seconds.
-    is_free = header_only and not (n_prompt or n_gen or n_pg)
-    tests = () if is_free else _make_tests(n_prompt or "512", n_gen or "128", n_depth, n_pg or ())
+    is_free = header_only and not names_tests
+    tests = () if is_free else _make_tests(n_prompt, n_gen, n_depth, n_pg or ())
     if not tests and not is_free and not (is_judged and output in {Format.text, Format.json}):
         raise UsageError("There is nothing to measure", "give -p 512 or -n 128")
     fixed, axes = make_axes(
@@ -195,6 +199,8 @@ def bench(
             "experts": (experts, "--experts"),
             "batch": (batch_size, "-b"),
             "ubatch": (ubatch_size, "-ub"),
+            # Here a comma parts keys from values; on an axis it parts settings.
+            "kv": (kv and kv.replace(",", "/"), "--kv"),
             "ctk": (type_k, "-ctk"),
             "ctv": (type_v, "-ctv"),
             "threads": (threads, "-t"),
@@ -203,7 +209,6 @@ def bench(
     )
     flags = Flags(
         ctx=ctx,
-        kv=kv,
         override_tensor=override_tensor,
         tensor_split=tensor_split,
         device=device,
@@ -212,19 +217,16 @@ def bench(
         reserve=reserve,
     )
     wishes = at_point(make_wishes(flags), fixed)
+    points = make_points(axes, sweep_mode.value)
     if constrained:
         from moetool.cli.constrained import measure_writing
 
-        measure_writing(model, wishes, repetitions or 3, rpc, output.value)
+        measure_writing(model, wishes, points, repetitions or 3, rpc, output.value)
         return
-    points = make_points(axes, sweep_mode.value)
     matrix = Matrix(wishes, points, tests, repetitions or (2 if header_only else 5))
     asked = (text, ref, save_ref) if is_judged else None
     benchmark, path = _by_header(model, matrix, rpc) if header_only else _whole(model, matrix, rpc, asked)
-    if html is not None:
-        from moetool.cli.paging import write_bench_page
-
-        write_bench_page(html, benchmark, path)
+    _write_page(html, benchmark, path)
     print_benchmark(benchmark, output, path)
 
 
@@ -236,13 +238,30 @@ def _refuse_beside(mode: str, given: Mapping[str, bool]) -> None:
             raise UsageError(f"{mode} does not go with {flag}", f"leave {flag} out, or {mode}")
 
 
-def _make_tests(n_prompt: str, n_gen: str, n_depth: str, pairs: Sequence[str]) -> tuple[SpeedTest, ...]:
+def _check_page(html: Path | None, read: Sequence[str | Path | None]) -> None:
+    """UsageError for a page that would take the place of what is read, or has none to lie in."""
+    from moetool.cli.new_file import require_other, require_places
+
+    require_places(page := {"--html": html})
+    require_other(page, [Path(name) for name in read if name is not None])
+
+
+def _write_page(html: Path | None, benchmark: Benchmark, path: str) -> None:
+    if html is not None:
+        from moetool.cli.paging import write_bench_page
+
+        write_bench_page(html, benchmark, path)
+
+
+def _make_tests(
+    n_prompt: str | None, n_gen: str | None, n_depth: str, pairs: Sequence[str]
+) -> tuple[SpeedTest, ...]:
     from moetool.bench.matrix import parse_numbers, parse_pairs
     from moetool.bench.speed import make_tests
 
     return make_tests(
-        parse_numbers(n_prompt, "-p"),
-        parse_numbers(n_gen, "-n"),
+        parse_numbers("512" if n_prompt is None else n_prompt, "-p"),
+        parse_numbers("128" if n_gen is None else n_gen, "-n"),
         parse_numbers(n_depth, "-d"),
         parse_pairs(pairs),
     )

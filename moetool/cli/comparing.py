@@ -33,5 +33,6 @@ def _read(path: Path) -> tuple[dict[str, object], ...]:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise NotFound(f"Cannot read {path}: {error.strerror}") from error
+        message, hint = f"Cannot read {path}: {error.strerror}", f"moetool bench … --output json > {path}"
+        raise NotFound(message, hint) from error
     return tuple(dict(row) for row in parse_rows(text, path.name))

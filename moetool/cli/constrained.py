@@ -16,6 +16,9 @@ from moetool.render.progress import step_progress
 from moetool.settings import Sampling
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from moetool.bench.matrix import Point
     from moetool.constrain import Constraint
     from moetool.generate import Grammar
     from moetool.plan import Wishes
@@ -23,8 +26,13 @@ if TYPE_CHECKING:
 _CTX = 1024
 
 
-def measure_writing(name: str, wishes: Wishes, n_pairs: int, rpc: str | None, output: str) -> None:
-    """Measure and print `n_pairs` documents of each schema, in alternation with as long free text."""
+def measure_writing(
+    name: str, wishes: Wishes, points: Sequence[Point], n_pairs: int, rpc: str | None, output: str
+) -> None:
+    """Measure and print `n_pairs` documents of each schema, in alternation with as long free text. UsageError
+    for several points: it is done under one setting."""
+    if len(points) > 1:
+        raise UsageError("--constrained measures under one setting", "give each flag one value")
     if output not in {"text", "json"}:
         raise UsageError(f"What --constrained measures is not written as {output}", "use text or json")
     opened = open_model(name)

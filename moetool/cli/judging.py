@@ -301,9 +301,10 @@ def _require_same(engine: Engine, digest: str, name: str) -> None:
 
 
 def read_text(path: Path) -> str:
-    """A text file, whatever its bytes; without its last line break, as llama-perplexity reads it."""
+    """A text file, without its last line break, as llama-perplexity reads it. What is no UTF-8 stands as
+    U+FFFD: llama.cpp takes most such bytes for that too, and ends the process over some."""
     try:
-        text = path.read_text("utf-8", "surrogateescape")
+        text = path.read_text("utf-8", "replace")
     except FileNotFoundError as error:
         raise NotFound(f"There is no file {path}", "--text takes a text file") from error
     except OSError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,8 @@ def parse_axis(name: str, text: str, flag: str) -> tuple[str, ...]:
     else:
         values = tuple(map(str, parse_numbers(text, flag)))
     if not values:
-        raise UsageError(f"{flag}{text} has no values", f"write {flag}f16,q8_0")
+        flag += "" if flag.endswith("=") else " "
+        raise UsageError(f"{flag}{text} has no values", f"write {flag}f16")
     for value in values:
         AXES[name](value)
     return values
@@ -100,18 +101,13 @@ def make_axes(
     """What flags fix (one value each), and what is varied. `lists`: axis -> what was typed, and the flag."""
     given = {name: parse_axis(name, text, flag) for name, (text, flag) in lists.items() if text is not None}
     swept = parse_sweep(sweeps)
-    for name in (*given.keys() & swept.keys(), *(_conflicts(given, swept))):
+    for name in given.keys() & swept.keys():
         raise UsageError(f"{name} is both fixed and swept", "put all its values into the --sweep")
+    if "kv" in (both := {*given, *swept}) and both & {"ctk", "ctv"}:
+        raise UsageError("kv gives the types of both keys and values", "leave kv out, or ctk and ctv")
     fixed = {name: values[0] for name, values in given.items() if len(values) == 1}
     varied = {name: values for name, values in given.items() if len(values) > 1} | swept
     return fixed, {name: varied[name] for name in AXES if name in varied}
-
-
-def _conflicts(given: Collection[str], swept: Collection[str]) -> Iterator[str]:
-    """Types of the cache that are given in two ways."""
-    both = {*given, *swept}
-    if "kv" in both and both & {"ctk", "ctv"}:
-        yield "kv"
 
 
 def at_point(wishes: Wishes, point: Point) -> Wishes:
