@@ -17,9 +17,12 @@ from test_plan import MOE, machine
 from moetool.anatomy import make_anatomy
 from moetool.assets import demo_model_path
 from moetool.bench.extrapolate import Line
+from moetool.bench.speed import SpeedTest
+from moetool.cli import header_only
 from moetool.cli.bench_rows import memory_use
 from moetool.cli.header_only import HeaderOf
 from moetool.cli.header_parts import choose_parts
+from moetool.cli.measuring import Matrix
 from moetool.engine.dry_run import dry_run
 from moetool.engine.measured import BufferSize
 from moetool.engine.model import Engine
@@ -209,3 +212,9 @@ def test_a_quant_on_the_hub_is_measured_without_a_weight_of_it_here(
     assert not world.final_files()
     # Without a quant, that is the question; a file that is only a header will do as well.
     assert moetool_here("bench", "org/none-GGUF:Q8_0", *flags, HF_ENDPOINT=world.server.url).code == 5
+
+
+def test_what_was_not_measured_by_header_alone_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(header_only, "measure_settings", lambda *_: ([], ["Not measured, kv q8_0: no"]))
+    matrix = Matrix(Wishes(n_threads=1), ({},), (SpeedTest(8, 0),), 1)
+    assert "Not measured, kv q8_0: no" in header_only.measure_header("demo", matrix).notes

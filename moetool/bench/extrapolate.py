@@ -13,7 +13,7 @@ class Line:
     large: tuple[float, float]
 
     def at(self, size: float) -> float:
-        """What a model of that size should take; never less than the larger part did in proportion."""
+        """What a model of that size should take; never less than the larger part took."""
         (x1, y1), (x2, y2) = self.small, self.large
         slope = (y2 - y1) / (x2 - x1)
         return y2 + max(0.0, slope) * (size - x2)

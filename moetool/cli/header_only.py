@@ -70,11 +70,11 @@ def measure_header(name: str, matrix: Matrix, rpc: str | None = None) -> Benchma
                 raise
         else:
             return measure_parts(found, parts, machine, matrix)
-    rows = measure_made_up(found, settings, whole)
+    rows, failures = measure_made_up(found, settings, whole)
     plans = {id(setting.plan.settings): setting.plan for setting in settings}
     for row in rows:
         keep_samples(plans[id(row.settings)], row.samples)
-    return finish(rows, whole, [*found.notes, *notes, UNKNOWN])
+    return finish(rows, whole, [*found.notes, *notes, *failures, UNKNOWN])
 
 
 # --- the header ---------------------------------------------------------------------------------------------
@@ -159,12 +159,13 @@ def ram_for_copies(plan: Plan, machine: Machine) -> int:
 # --- measuring ----------------------------------------------------------------------------------------------
 
 
-def measure_made_up(found: HeaderOf, settings: Sequence[Setting], matrix: Matrix) -> list[BenchRow]:
-    """Rows of a model that is in memory while this lasts, and nowhere else."""
+def measure_made_up(
+    found: HeaderOf, settings: Sequence[Setting], matrix: Matrix
+) -> tuple[list[BenchRow], list[str]]:
+    """Rows of a model that is in memory while this lasts, and nowhere else, and what was not measured."""
     anatomy = settings[0].plan.anatomy
     with MemoryFile(found.header, anatomy.n_vocab) as made:
         with work_progress("Making up weights", anatomy.weights_bytes) as on_bytes:
             made.fill(on_bytes)
         opened = stand_in(found, made.path)
-        rows, _ = measure_settings(opened, make_subject(opened, found.name), settings, matrix)
-    return rows
+        return measure_settings(opened, make_subject(opened, found.name), settings, matrix)

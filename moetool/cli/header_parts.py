@@ -59,7 +59,8 @@ def measure_parts(found: HeaderOf, chosen: Parts, machine: Machine, matrix: Matr
     measured: list[list[BenchRow]] = []
     for part in parts:
         settings, notes = plan_points(stand_in(part), machine, matrix)
-        measured.append(measure_made_up(part, settings, matrix))
+        of_part, failures = measure_made_up(part, settings, matrix)
+        measured.append(of_part)
     plans = [
         Setting(
             s.point, plan_for(whole, machine, replace(at_point(matrix.wishes, s.point), n_ctx=matrix.n_ctx))
@@ -78,7 +79,7 @@ def measure_parts(found: HeaderOf, chosen: Parts, machine: Machine, matrix: Matr
         f"{_error_phrase(rows)}."
     )
     does_not = () if base.fits else (f"{found.name} does not fit into this machine's memory as planned.",)
-    return finish(rows, matrix, [*found.notes, *notes, told, *does_not, UNKNOWN])
+    return finish(rows, matrix, [*found.notes, *notes, *failures, told, *does_not, UNKNOWN])
 
 
 def _choose(found: HeaderOf, plan: Plan, machine: Machine) -> Samples:
