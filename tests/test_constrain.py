@@ -179,6 +179,24 @@ def test_gbnf_gives_back_what_a_rule_took_too_much_of(tokenizer: Tokenizer) -> N
     assert not matches(tokenizer, constraint, "ab!")
 
 
+def test_gbnf_means_what_it_means_to_llama_cpp(tokenizer: Tokenizer) -> None:
+    for rule, text, other in (
+        (r'"\u00e9abc"', "\u00e9abc", "\ue9abc"),
+        (r'"\\u0041"', "\\u0041", "A"),
+        (r'[\U0001F600-\U0001F64F"]+', '\U0001f601"', "U"),
+        (r"[^\u00e9]", "a", "\u00e9"),
+        (".", "\n", "ab"),
+        ("[a&&b]+", "a&b", "c"),
+        ("[+--]+", "+,-", "."),
+        (r"[*\-]+", "*-", "+"),
+        ('("a"?){3} "b"', "aab", "aaaab"),
+        ('("a"{2})* "b" # ("a"?){3} [ "', "aab", "ab"),
+    ):
+        constraint = parse_grammar(f"root ::= {rule}")
+        assert matches(tokenizer, constraint, text), rule
+        assert not matches(tokenizer, constraint, other), rule
+
+
 # -- the matcher -------------------------------------------------------------------------------------
 
 

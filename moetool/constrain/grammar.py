@@ -108,7 +108,7 @@ def _as_lark(text: str, title: str) -> str:
     if "::=" not in text and is_lark_syntax(text):
         return text
     try:
-        lark: str = gbnf_to_lark(text)
+        lark: str = gbnf_to_lark(_for_converter(text))
     # The converter raises bare Exception for a missing or doubled rule.
     except Exception as error:  # noqa: BLE001
         raise ConstraintError(
@@ -116,6 +116,52 @@ def _as_lark(text: str, title: str) -> str:
             "GBNF needs a rule named root; every rule used must be defined once.",
         ) from error
     return lark
+
+
+# A comment, a string, a class, any character, a repeat of what is repeated already.
+_GBNF_PIECE = re.compile(
+    r'#[^\n]*|"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|\.|[?*+}](?=\s*\)[\s)]*[?*+{])', re.DOTALL
+)
+_ESCAPE = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|.)", re.DOTALL)
+_MEMBERS = re.compile(r"(\\x..|\\.|.)(?:-(\\x..|\\.|.))?", re.DOTALL)
+
+
+def _for_converter(gbnf: str) -> str:
+    """The same grammar in words that llguidance's converter takes as llama.cpp does (llama-grammar.cpp).
+
+    It cuts zeros off escapes (of `\\u00e9abc` it makes U+E9AB and a c), lets Rust's set operators into
+    classes (`[a&&b]`), drops brackets around what is repeated, and its any character is no line break.
+    """
+    return _GBNF_PIECE.sub(_piece_for_converter, gbnf)
+
+
+def _piece_for_converter(found: re.Match[str]) -> str:
+    piece = found[0]
+    if piece == ".":
+        return "[\\x00-\U0010ffff]"
+    if piece[0] == '"':
+        return _ESCAPE.sub(_plain_character, piece)
+    if piece[0] == "[":
+        negation = "^" if piece[1] == "^" else ""
+        members = _ESCAPE.sub(_plain_character, piece[1 + len(negation) : -1])
+        return f"[{negation}{_MEMBERS.sub(_plain_members, members)}]"
+    return piece if piece[0] == "#" else f'{piece} ""'
+
+
+def _plain_character(found: re.Match[str]) -> str:
+    digits = found[1] or found[2] or found[3]
+    if not digits:
+        return r"\x2d" if found[0] == r"\-" else found[0]
+    code = int(digits, 16)
+    if code < 0x80:
+        return f"\\x{code:02x}"
+    # No character at all: left to be refused.
+    return found[0] if 0xD800 <= code < 0xE000 or code > 0x10FFFF else chr(code)
+
+
+def _plain_members(found: re.Match[str]) -> str:
+    ends = (end for end in found.groups() if end)
+    return "-".join(f"\\x{ord(end):02x}" if end in "&~-^[" else end for end in ends)
 
 
 def _raise_on_grammar_error(grammar: str, title: str) -> None:
