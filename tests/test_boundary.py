@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -83,6 +84,22 @@ def test_a_document_is_json_in_any_encoding(moetool: Moetool) -> None:
     assert done.code == 5
     assert done.out.isascii()
     assert "n\u00f6where.gguf" in json.loads(done.out)["errors"][0]["message"]
+
+
+class _Full(io.StringIO):
+    """A file on a disk without room."""
+
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_document_that_finds_no_room_is_missed_aloud(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", _Full())
+        assert run_command_line(["list", "-o", "json"]) == 1
+    assert "No space left" in capsys.readouterr().err
 
 
 def test_a_prompt_that_cannot_fit_is_refused_before_it_is_cut_into_tokens(moetool_here: Moetool) -> None:

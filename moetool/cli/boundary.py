@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -93,8 +93,9 @@ def fail(error: MoetoolError, arguments: Sequence[str]) -> int:
             show_error(error)
     except BrokenPipeError:
         return _pipe_is_gone()
-    except OSError:
-        return error.exit_code  # the disk behind stdout is full: there is nowhere left to say so
+    except OSError:  # the disk behind stdout is full: a document has nowhere else to go, a sentence has
+        with suppress(OSError):
+            show_error(error)
     return error.exit_code
 
 
