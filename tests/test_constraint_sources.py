@@ -95,6 +95,15 @@ def test_a_pipe_is_a_file(tmp_path: Path) -> None:
     writer.join()
 
 
+@pytest.mark.parametrize(
+    ("parse", "text"), [(parse_schema, "3"), (parse_schema, "[]"), (parse_grammar, 'root ::= root "a"')]
+)
+def test_what_is_no_constraint_comes_with_what_to_do(parse: Parse, text: str) -> None:
+    with pytest.raises((ConstraintError, NotFound)) as caught:
+        parse(text)
+    assert caught.value.hint
+
+
 def test_true_is_any_document() -> None:
     assert parse_schema("true").source == "{}"
 

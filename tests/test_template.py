@@ -126,8 +126,9 @@ def test_a_template_refuses_in_its_own_words() -> None:
 
 
 def test_an_error_names_its_line() -> None:
-    with pytest.raises(TemplateError, match="line 2"):
+    with pytest.raises(TemplateError, match="line 2") as caught:
         render_chat("one\n{% if %}", CHAT)
+    assert "--raw" in caught.value.hint
 
 
 def test_a_template_sees_the_time_as_it_is_asked_for() -> None:

@@ -162,7 +162,7 @@ def _open(path: Path) -> int:
     try:
         handle = os.open(path, flags, 0o666)
     except FileNotFoundError as error:
-        raise NotFound(f"There is no folder {path.parent}") from error
+        raise NotFound(f"There is no folder {path.parent}", "give --out another place") from error
     except OSError as error:
         raise MoetoolError(f"Cannot write {path}: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -179,7 +179,7 @@ def _lock(handle: int, path: Path) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise MoetoolError(f"Another batch is writing {path}") from None
+        raise MoetoolError(f"Another batch is writing {path}", "wait for it, or take another --out") from None
 
 
 _OTHER_FILE = "take another --out; this one stays as it is"

@@ -293,7 +293,7 @@ def _read_text(path: Path) -> str:
     try:
         return _decoded(path.read_bytes(), str(path))
     except OSError as error:
-        raise NotFound(f"Cannot read {path}: {error.strerror}") from error
+        raise NotFound(f"Cannot read {path}: {error.strerror}", "--file takes a text file") from error
 
 
 def _decoded(data: bytes, what: str) -> str:

@@ -33,7 +33,9 @@ def read_source(path: Path) -> str:
             data = stream.read(MAX_SOURCE_BYTES + 1)
         text = data.decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise NotFound(f"There is no file {shown(path)}.") from error
+        raise NotFound(
+            f"There is no file {shown(path)}.", "Give a file, or its text in single quotes."
+        ) from error
     except OSError as error:
         raise ConstraintError(f"{shown(path)} cannot be read: {error.strerror or error}.") from error
     # Not UTF-8, or a path with a NUL in it.

@@ -16,6 +16,7 @@ from moetool.constrain.library import compile_error, first_line, llguidance, mea
 from moetool.errors import ConstraintError, NotFound
 
 _SHOWN_NAMES = 4
+_GRAMMAR_HINT = "Simplify it; places such as 3(10) are those of its form in Lark."
 
 
 def parse_grammar(name_path_or_text: str) -> Constraint:
@@ -167,7 +168,7 @@ def _plain_members(found: re.Match[str]) -> str:
 def _raise_on_grammar_error(grammar: str, title: str) -> None:
     error = compile_error(grammar)
     if error:
-        raise ConstraintError(f"The grammar {title!r} cannot be compiled: {reason(error)}.")
+        raise ConstraintError(f"The grammar {title!r} cannot be compiled: {reason(error)}.", _GRAMMAR_HINT)
 
 
 def _unknown_grammar(wanted: str) -> Exception:

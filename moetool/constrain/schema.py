@@ -156,7 +156,7 @@ def _schema_of(text: str) -> dict[str, Any]:
     if schema is False:
         raise ConstraintError("No document can satisfy the schema false.", _HINT)
     if not isinstance(schema, dict):
-        raise ConstraintError('A JSON Schema is an object, such as {"type": "object"}.')
+        raise ConstraintError('A JSON Schema is an object, such as {"type": "object"}.', _HINT)
     return schema
 
 

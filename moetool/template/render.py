@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MAX_TEMPLATE_CHARS = 256 << 10
 MAX_TIME_FORMAT_CHARS = 100
+_HINT = "moetool run … --raw continues the bare text without it"
 
 # For models that bring no template: the most common format among those that do.
 CHATML = """\
@@ -127,7 +128,7 @@ def _compiled(template_text: str) -> jinja2.Template:
     from moetool.template.sandbox import compile_template
 
     if len(template_text) > MAX_TEMPLATE_CHARS:
-        raise TemplateError(f"The chat template has more than {MAX_TEMPLATE_CHARS} characters.")
+        raise TemplateError(f"The chat template has more than {MAX_TEMPLATE_CHARS} characters.", _HINT)
     try:
         return compile_template(template_text)
     # jinja2's own errors, and Python's from the code that jinja2 makes (nesting, memory).
@@ -162,19 +163,23 @@ def _strings(value: object) -> Iterator[str]:
 
 
 def _as_template_error(error: Exception) -> TemplateError:
+    return TemplateError(_told(error), _HINT)
+
+
+def _told(error: Exception) -> str:
     import jinja2
 
     from moetool.template.sandbox import TemplateRefused
 
     if isinstance(error, (RecursionError, MemoryError)):
-        return TemplateError("The chat template is nested too deeply.")
+        return "The chat template is nested too deeply."
     told = " ".join(str(error).split())[:300].rstrip(".")
     if isinstance(error, TemplateRefused):
-        return TemplateError(f"The chat template refuses these messages: {told}.")
+        return f"The chat template refuses these messages: {told}."
     if isinstance(error, BudgetExceeded):
-        return TemplateError(f"The chat template asks for too much: {told}.")
+        return f"The chat template asks for too much: {told}."
     if isinstance(error, jinja2.exceptions.SecurityError):
-        return TemplateError(f"The chat template does what templates may not: {told}.")
+        return f"The chat template does what templates may not: {told}."
     if isinstance(error, jinja2.TemplateSyntaxError):
-        return TemplateError(f"The chat template is wrong in line {error.lineno}: {told}.")
-    return TemplateError(f"The chat template fails: {told or type(error).__name__}.")
+        return f"The chat template is wrong in line {error.lineno}: {told}."
+    return f"The chat template fails: {told or type(error).__name__}."
