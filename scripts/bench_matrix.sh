@@ -5,7 +5,7 @@
 #   FLAGS='-p 512 -n 64 -d 0,4096 --sweep kv=f16,q8_0' scripts/bench_matrix.sh results.db demo
 #
 # What is not on this disk is measured by its header alone. The table is llama-bench's, with moetool's columns
-# behind: `moetool bench --compare` and whatever reads llama-bench's results read these too.
+# behind: whatever reads llama-bench's results reads these too.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then

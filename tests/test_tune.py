@@ -149,6 +149,9 @@ def test_a_change_that_llama_cpp_does_not_take_leaves_no_engine_behind(
             mock.Mock(), mock.Mock(), Wishes(), tuning._Probe(4, 4), bool, lambda _: None, stack
         )
         found = [prober.measure(point) for point in (PLAN, {"repack": "0"}, {"repack": "0"}, PLAN)]
+        plans[True] = plans[False]
+        with pytest.raises(EngineError):
+            prober.measure(PLAN)
     assert [seconds < math.inf for seconds in found] == [True, False, False, True]
     assert len(opened) == 2
 

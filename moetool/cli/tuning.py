@@ -149,13 +149,16 @@ class _Prober:
             return False
 
     def measure(self, point: Point) -> float:
-        """Seconds that a turn would take."""
+        """Seconds that a turn would take; infinite for a change that llama.cpp does not take. EngineError
+        where it does not take the plan."""
         started = time.monotonic()
         try:
             engine = self._engine(self._plan(point))
         except EngineError:
             self.stack.close()
             self.engine = None  # one that could not change is good for nothing more
+            if point == PLAN:
+                raise
             return float("inf")  # llama.cpp does not take it: nobody is slower
         prompt = self._tokens(engine, self.probe.n_prompt)
         answer = self._tokens(engine, self.probe.n_gen)
