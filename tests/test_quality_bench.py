@@ -74,6 +74,7 @@ def test_settings_are_held_against_the_first_and_shown_on_a_page(
         (("--quality", "--ref", "broken.ref"), 1, "reference file is damaged"),
         (("--quality", "--ref", "nowhere.gguf"), 5, "nowhere.gguf"),
         (("--quality", "--save-ref", "short.txt"), 2, "is there already, and is no reference"),
+        (("--quality", "--save-ref", "new.ref", "--html", "./new.ref"), 2, "name the same file"),
         (("--quality", "-o", "csv"), 2, "There is nothing to measure"),
         (("--text", "short.txt", "--html", "short.txt"), 2, "short.txt is what is read"),
         (("--quality", "--html", "nowhere/page.html"), 2, "There is no folder nowhere"),

@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from unittest import mock
 
@@ -17,6 +18,8 @@ from documents import check_document
 from moetool.bench.matrix import Point
 from moetool.bench.tuning import PLAN, Probes, choose, halve, join
 from moetool.cli import tuning
+from moetool.cli.opening import open_model, read_this_machine
+from moetool.cli.tuned import subject_of
 from moetool.engine.model import Engine
 from moetool.errors import EngineError
 from moetool.kept_tunings import Tuning, keep_tuning, parse_tuning, read_tuning
@@ -77,6 +80,7 @@ def test_when_time_is_up_what_was_measured_until_then_counts() -> None:
     halve(probes, [*THREADS, *UBATCHES])
     assert len(machine.probed) == 9
     assert choose(probes, THREADS, []).point == PLAN
+    assert choose(Probes(machine.measure), THREADS, []).is_cut_short
     once = Probes(machine.measure)
     once.take([PLAN, {"threads": "1"}])
     tuned = choose(once, THREADS, [{"threads": "1"}])
@@ -111,7 +115,9 @@ def test_run_follows_what_tune_found_but_for_what_is_fixed(moetool_here: Moetool
     assert first["changes"] == {}
     assert first["turn_s"] > 0
     kept = tmp_path / "cache" / "moetool" / "tunings.jsonl"
-    line = json.loads(kept.read_text())
+    # What was cut short leaves an earlier tuning alone.
+    assert kept.exists() != done.document["data"]["cut_short"]
+    line = asdict(Tuning(*subject_of(open_model("demo"), read_this_machine()), "", {}, 1.0))
 
     def run(*flags: str, **changes: str) -> tuple[int, int, str]:
         kept.write_text(json.dumps(line | {"when": "2026-01-31T12:00:00Z", "changes": changes}))

@@ -108,5 +108,6 @@ def choose(probes: Probes, tried: Sequence[Point], candidates: Sequence[Point]) 
     gain = probes.gain(best) if math.isfinite(probes.middle(best)) and best else None
     told = tuple((p, probes.middle(p)) for p in (PLAN, *tried) if probes.of(p))
     if gain is None or gain.verdict != "faster":
-        return Tuned(PLAN, None, told, gain is not None and gain.verdict == "not known")
+        is_open = len(probes.of(PLAN)) < 2 if gain is None else gain.verdict == "not known"
+        return Tuned(PLAN, None, told, is_open)
     return Tuned(best, gain, told)

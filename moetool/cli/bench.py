@@ -186,7 +186,7 @@ def bench(
     is_judged = quality or text is not None or ref is not None or save_ref is not None
     if header_only and is_judged:
         raise UsageError("Weights that are made up have no quality", "leave --header-only or --quality out")
-    _check_page(html, (model, text, ref))
+    _check_page(html, (model, text, ref), save_ref)
     # By header alone, tests are chosen that take some seconds.
     is_free = header_only and not names_tests
     tests = () if is_free else _make_tests(n_prompt, n_gen, n_depth, n_pg or ())
@@ -238,12 +238,14 @@ def _refuse_beside(mode: str, given: Mapping[str, bool]) -> None:
             raise UsageError(f"{mode} does not go with {flag}", f"leave {flag} out, or {mode}")
 
 
-def _check_page(html: Path | None, read: Sequence[str | Path | None]) -> None:
-    """UsageError for a page that would take the place of what is read, or has none to lie in."""
+def _check_page(html: Path | None, read: Sequence[str | Path | None], save_ref: Path | None) -> None:
+    """UsageError for a page that would take the place of what is read or written, or has none to lie in."""
     from moetool.cli.new_file import require_other, require_places
 
     require_places(page := {"--html": html})
     require_other(page, [Path(name) for name in read if name is not None])
+    if html is not None and save_ref is not None and html.resolve() == save_ref.resolve():
+        raise UsageError("--html and --save-ref name the same file", "give one of them another name")
 
 
 def _write_page(html: Path | None, benchmark: Benchmark, path: str) -> None:

@@ -73,5 +73,5 @@ def _invalid(task: Task, text: str) -> OutputInvalid | None:
         return None
     return OutputInvalid(
         f"The answer breaks its schema: {'; '.join(faults)}: {text[-200:]!r}",
-        "try again with --retries and a --temperature above 0",
+        "raise --retries" if task.retries else "try again with --retries and a --temperature above 0",
     )

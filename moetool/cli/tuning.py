@@ -34,7 +34,8 @@ _AFTER_LOAD = 3
 
 
 def tune_model(opened: Opened, wishes: Wishes, budget_s: float, rpc: str | None) -> tuple[Plan, Tuned]:
-    """Search about so many seconds around the plan for something faster, and keep what was found."""
+    """Search about so many seconds around the plan for something faster, and keep what was found, if there
+    was time to find out: else an earlier tuning still counts."""
     machine = read_this_machine(rpc=rpc, measure="unknown")
     plan = plan_for(opened, machine, wishes)
     require_fit(plan, opened.model.name)
@@ -43,9 +44,10 @@ def tune_model(opened: Opened, wishes: Wishes, budget_s: float, rpc: str | None)
         prober = _Prober(opened, machine, wishes, _Probe.of(plan), ctrl_c.pressed, on_seconds, stack)
         probes = Probes(prober.measure)
         tuned = _search(prober, probes, plan, lambda share: time.monotonic() - started < share * budget_s)
-    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    gain = tuned.gain.ratio if tuned.gain else 1.0
-    keep_tuning(read_tunings_path(), Tuning(*subject_of(opened, machine), when, tuned.point, gain))
+    if not tuned.is_cut_short:
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        gain = tuned.gain.ratio if tuned.gain else 1.0
+        keep_tuning(read_tunings_path(), Tuning(*subject_of(opened, machine), when, tuned.point, gain))
     return plan, tuned
 
 

@@ -80,7 +80,8 @@ def _shallow_constraint(schema: dict[str, Any], whitespace: str) -> tuple[Constr
     for depth in DEPTHS:
         grammar, refusal, _ = _compiled(shallow(schema, depth), whitespace)
         if refusal is None:
-            said = f"Below level {depth} of the schema only types are enforced; the whole is too much."
+            where = f"Below the upper {depth + 1} levels" if depth else "Below the top level"
+            said = f"{where} of the schema only types are enforced; the whole is too much."
             return _constraint(schema, grammar, whitespace), (Refusal("", "/", said),)
     raise ConstraintError("Nothing of the schema can be enforced.", _HINT)
 

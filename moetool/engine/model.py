@@ -37,8 +37,8 @@ _DECODE_OK, _DECODE_NO_SLOT, _DECODE_ABORTED = 0, 1, 2
 class Engine:
     """One model, one context, one sequence. Everything is freed by `close`, also when loading fails half-way.
 
-    `is_cancelled` is asked during loads and decodes: when it says yes
-    they end with `Interrupted` (on the CPU within a graph node of a long batch, else after the batch).
+    `is_cancelled` is asked during loads and decodes: when it says yes they end with `Interrupted` (on the CPU
+    within a graph node of a long batch, else after the batch).
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class Engine:
 
     @property
     def n_past(self) -> int:
-        """How many they are."""
+        """How many tokens the context remembers."""
         return len(self.memory.tokens)
 
     @property
