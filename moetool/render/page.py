@@ -112,27 +112,27 @@ def _speed_table(rows: Sequence[Row]) -> Html:
     heads = (
         "test",
         "setting",
-        "threads",
-        "KV",
         "tokens/s",
         "±",
         "median",
         "predicted",
         "first token s",
         "J/token",
+        "threads",
+        "KV",
     )
     cells = [
         (
             test_name(row),
             setting_name(row) if row.get("point") else "",
-            str(row["n_threads"]),
-            f"{row['type_k']}/{row['type_v']}",
             number(row["avg_ts"]),
             number(row["stddev_ts"]),
             number(row["median_ts"]),
             _range(row.get("predicted_low_ts"), row.get("predicted_high_ts")),
             _figure(row.get("ttft_s"), "{:.2f}"),
             _figure(row.get("energy_j_per_token"), "{:.2f}"),
+            str(row["n_threads"]),
+            f"{row['type_k']}/{row['type_v']}",
         )
         for row in rows
     ]
