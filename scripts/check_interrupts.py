@@ -58,15 +58,18 @@ class Command:
     def press(self, keys: str) -> None:
         os.write(self.master, keys.encode())
 
-    def read_for(self, seconds: float, until: bytes = b"") -> bool:
-        """Read for so long, or until something is shown; was it?"""
-        start, deadline = len(self.seen), time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
+    def read_for(self, seconds: float, until: bytes = b"", start: int | None = None) -> bool:
+        """Read for so long, or until something is shown behind the first `start` bytes (None: from now on);
+        was it?"""
+        start = len(self.seen) if start is None else start
+        deadline = time.monotonic() + seconds
+        while not (until and until in self.seen[start:]):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
             if select.select([self.master], [], [], min(left, 0.05))[0]:
                 self.seen += os.read(self.master, 1 << 16)
-            if until and until in self.seen[start:]:
-                return True
-        return False
+        return True
 
     def exit_code(self, patience_s: float = PATIENCE_S) -> int | None:
         """The exit code once the command has ended, None if it does not."""
@@ -185,13 +188,13 @@ def interrupt_chat(home: Path, random_: random.Random) -> str:
         return "NO PROMPT"
     command.press("Count\n")
     command.read_for(random_.uniform(0, 1.0))
-    n_presses = random_.choice([1, 1, 2, 3])
+    n_presses, pressed_at = random_.choice([1, 1, 2, 3]), len(command.seen)
     for _ in range(n_presses):
         command.press("\x03")
         # As fast as a held key repeats. Of two within a millisecond the kernel may deliver one.
         command.read_for(random_.choice([0.03, 0.05, 0.1, 0.3]))
     if n_presses == 1:
-        command.read_for(PATIENCE_S, b"> ")
+        command.read_for(PATIENCE_S, b"> ", pressed_at)
         told = command.verdict({0}, _living(command))
     else:
         told = command.verdict({130}, command.exit_code())
