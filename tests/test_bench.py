@@ -54,6 +54,10 @@ class NotingRunner:
         self.now += 1000 * len(tokens)
         self._n_past += len(tokens)
 
+    def decode_each(self, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            self.decode([token])
+
     def synchronize(self) -> None:
         pass
 

@@ -68,6 +68,11 @@ def test_decoding_in_one_batch_or_token_by_token_gives_the_same_logits(engine: E
     assert engine.tokens == tokens
     assert np.abs(engine.logits() - at_once).max() < 0.5
     assert engine.logits().argmax() == at_once.argmax()
+    one_by_one = engine.logits().copy()
+    engine.rewind(0)
+    engine.decode_each(tokens)
+    assert engine.tokens == tokens
+    assert (engine.logits() == one_by_one).all()
 
 
 def test_rewinding_forgets_what_came_after(engine: Engine) -> None:
@@ -107,6 +112,10 @@ def test_the_context_is_a_border(engine: Engine) -> None:
     engine.decode([1] * 512)
     with pytest.raises(ContextFull):
         engine.decode([1])
+    engine.rewind(500)
+    with pytest.raises(ContextFull):
+        engine.decode_each([1] * 13)
+    assert engine.n_past == 500
     engine.rewind(0)
 
 
@@ -120,6 +129,10 @@ def test_cancelling_ends_a_load_and_a_long_batch() -> None:
         cancelled = True
         with pytest.raises(Interrupted):
             engine.decode(list(range(100)))
+        with pytest.raises(Interrupted):
+            engine.decode_each([7, 8, 9])
+        assert engine.tokens == [1, 2, 3, 7]
+        engine.rewind(3)
         # What the interrupted batch left behind must not move the next one.
         cancelled = False
         assert engine.tokens == [1, 2, 3]

@@ -22,6 +22,7 @@ class Runner(Protocol):
     @property
     def n_vocab(self) -> int: ...
     def decode(self, tokens: Sequence[int]) -> None: ...
+    def decode_each(self, tokens: Sequence[int]) -> None: ...
     def synchronize(self) -> None: ...
     def rewind(self, n_past: int) -> int: ...
     def keep_here(self) -> None: ...
@@ -148,14 +149,16 @@ class Stopwatch:
 
     def _run(self, runner: Runner, test: SpeedTest, rng: random.Random) -> _Run:
         _go_to(runner, test.n_depth, rng)
-        steps = _steps(rng, test, runner.n_vocab)
+        prompt = _random_tokens(rng, test.n_prompt, runner.n_vocab)
+        generated = _random_tokens(rng, test.n_gen, runner.n_vocab)
         joules = self.energy_j()
-        started = first = self.clock_ns()
-        for number, tokens in enumerate(steps):
-            runner.decode(tokens)
+        started = self.clock_ns()
+        if prompt:
+            runner.decode(prompt)
             runner.synchronize()
-            if number == 0:
-                first = self.clock_ns()
+        first = self.clock_ns()
+        if generated:
+            runner.decode_each(generated)
         ended = self.clock_ns()
         after = self.energy_j()
         self.on_run(test)
@@ -177,12 +180,6 @@ def _go_to(runner: Runner, n_depth: int, rng: random.Random) -> None:
         runner.decode(_random_tokens(rng, n_depth - n_left, runner.n_vocab))
         runner.synchronize()
         runner.keep_here()
-
-
-def _steps(rng: random.Random, test: SpeedTest, n_vocab: int) -> list[list[int]]:
-    """The batches of one run."""
-    prompt = [_random_tokens(rng, test.n_prompt, n_vocab)] if test.n_prompt else []
-    return [*prompt, *(_random_tokens(rng, 1, n_vocab) for _ in range(test.n_gen))]
 
 
 def _random_tokens(rng: random.Random, count: int, n_vocab: int) -> list[int]:
