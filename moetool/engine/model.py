@@ -266,10 +266,11 @@ class Engine:
                 self.synchronize()
             if is_cancelled():
                 break
-        self.memory.took(tokens[:n_done])
-        if n_done < len(tokens) or is_cancelled():
+        if n_done:
+            self.memory.took(tokens[:n_done])
+        if status != _DECODE_OK:
             self.rewind(self.n_past)
-            require_decoded(status, self.n_ctx, is_cancelled=is_cancelled())
+        require_decoded(status, self.n_ctx, is_cancelled=is_cancelled())
 
     def _require_room(self, n_more: int) -> None:
         n_tokens = self.n_past + n_more
