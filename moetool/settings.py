@@ -22,7 +22,8 @@ class Settings:
     `tensor_split` is one proportion for each of them (empty: by free memory). `type_k` / `type_v` are
     ggml type names ("f16", "q8_0"). `n_seq` sequences share `n_ctx` cells, as in llama.cpp. `experts`
     overrides the number of experts used per token (None: the model's own). With `repack` llama.cpp may keep
-    weights of the CPU in a layout of its own: copies, where pages of the file would do.
+    weights of the CPU in a layout of its own: copies, where pages of the file would do. `use_mmap` False
+    copies all of them.
     """
 
     n_ctx: int = 4096

@@ -31,7 +31,7 @@ from moetool.machine.cpu import read_linux_cores
 LIMIT = 0.03
 # What may differ: how the two name processor, back ends, model and build, and what they choose by themselves.
 OWN = {"build_commit", "build_number", "cpu_info", "backends", "model_filename", "model_type", "test_time"}
-OWN |= {"n_gpu_layers", "devices", "model_n_params", "model_size", "flash_attn"}
+OWN |= {"n_gpu_layers", "devices", "model_n_params", "model_size", "flash_attn", "load_mode"}
 MEASURED = {"avg_ns", "stddev_ns", "avg_ts", "stddev_ts", "samples_ns", "samples_ts"}
 
 Row = dict[str, Any]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from moetool.assets import demo_model_path
 from moetool.engine.devices import device_pointer, list_devices, read_build
 from moetool.engine.dry_run import dry_run
+from moetool.engine.huge_pages import parse_ranges, without
 from moetool.engine.measured import BufferSize, parse_buffers
 from moetool.engine.model import Engine
 from moetool.errors import ContextFull, EngineError, Interrupted, UsageError
@@ -171,6 +174,41 @@ def test_many_loads_leak_no_memory() -> None:
     for _ in range(10):
         load()
     assert resident_bytes() - before < 8 << 20
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no huge pages here")
+def test_weights_that_are_copied_may_lie_on_huge_pages() -> None:
+    """In a process of its own: here the heap may have room for them."""
+    program = f"""
+import re, sys
+from pathlib import Path
+from moetool.engine.model import Engine
+from moetool.settings import Settings
+
+def advised_kib():
+    entries = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.M)
+    return sum(int(re.findall(r"^Size: +(\\d+)", text, re.M)[0]) for text in entries if " hg" in text)
+
+before = advised_kib()
+with Engine([Path({str(DEMO[0])!r})], Settings(n_ctx=64, n_threads=1, use_mmap=False), "qwen3moe"):
+    print(advised_kib() - before)
+"""
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(answer.stdout) > DEMO[0].stat().st_size / 1024 / 2
+
+
+def test_only_new_anonymous_memory_is_advised() -> None:
+    maps = """\
+7f0000000000-7f0000400000 rw-p 00000000 00:00 0
+7f0000400000-7f0000800000 r--p 00000000 00:00 0
+7f0000800000-7f0000c00000 rw-p 00000000 08:01 77 /model.gguf
+7f0000c00000-7f0001000000 rw-p 00000000 00:00 0                          [stack]
+"""
+    assert parse_ranges(maps) == [(0x7F0000000000, 0x7F0000400000)]
+    # What was there may have grown on either side, or lie between two new parts.
+    assert without([(0, 10), (20, 30)], [(2, 4), (25, 40)]) == [(0, 2), (4, 10), (20, 25)]
+    assert without([(0, 10)], [(0, 10)]) == []
+    assert without([(5, 10)], []) == [(5, 10)]
 
 
 def test_the_number_of_experts_can_be_changed_and_changes_the_answer() -> None:

@@ -109,6 +109,18 @@ def test_the_default_context_is_modest_and_more_than_trained_is_said() -> None:
         make_plan(table, machine(8), Wishes(n_ctx=257))
 
 
+def test_weights_are_copied_where_that_pays_and_mapped_elsewhere() -> None:
+    small = make_plan(DEMO, machine(8), Wishes())
+    assert not small.settings.use_mmap
+    assert "copied" in codes(small)
+    for plan in (
+        make_plan(MOE, machine(64), Wishes()),
+        make_plan(DEMO, replace(machine(8), os="darwin"), Wishes()),
+    ):
+        assert plan.settings.use_mmap
+        assert "copied" not in codes(plan)
+
+
 def test_wishes_that_mean_nothing_are_refused() -> None:
     with pytest.raises(UsageError, match="8 experts"):
         make_plan(DEMO, machine(8), Wishes(experts=9))

@@ -202,9 +202,9 @@ def test_ctrl_c_stops_the_answer_and_exits_130(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         env=clean_environment(tmp_path),
     )
-    # It takes interrupts for what they are from before the model is loaded.
+    # It takes interrupts for what they are from before llama.cpp is there.
     deadline = time.monotonic() + 20
-    while b"demo.gguf" not in Path(f"/proc/{process.pid}/maps").read_bytes():
+    while b"libllama" not in Path(f"/proc/{process.pid}/maps").read_bytes():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from moetool.engine.huge_pages import NewMemory
 from moetool.engine.library import Log, captured_log, library
 from moetool.engine.measured import BufferSize, parse_buffers
 from moetool.engine.memory import Memory
@@ -95,8 +96,10 @@ class Engine:
         self, paths: Sequence[Path], arch: str, on_progress: Callable[[float], None] | None, log: Log
     ) -> Any:
         params = model_params(self.settings, arch, self._held)
+        memory = NewMemory()
 
         def progress(fraction: float, _user_data: object) -> bool:
+            memory.advise_huge()  # first called when all buffers are made, and nothing is read
             if on_progress is not None:
                 on_progress(fraction)
             return not self._is_cancelled()  # False ends the load
