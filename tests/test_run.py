@@ -202,13 +202,16 @@ def test_ctrl_c_stops_the_answer_and_exits_130(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         env=clean_environment(tmp_path),
     )
-    # It takes interrupts for what they are from before llama.cpp is there.
-    deadline = time.monotonic() + 20
-    while b"libllama" not in Path(f"/proc/{process.pid}/maps").read_bytes():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    try:
+        # It takes interrupts for what they are from before llama.cpp is there.
+        deadline = time.monotonic() + 20
+        while b"libllama" not in Path(f"/proc/{process.pid}/maps").read_bytes():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    finally:
+        process.kill()  # else it would write for ever
     assert process.returncode == 130
     assert out == b""
     assert b"Traceback" not in err

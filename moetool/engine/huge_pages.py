@@ -12,8 +12,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-# From when on it takes long: a virtual machine may first have to get its huge pages from its host.
-MOST_BYTES = 1 << 30
 # What a huge page of most processors holds, twice: less has none, or a stack's first pages.
 _LEAST_BYTES = 4 << 20
 _MAPS = Path("/proc/self/maps")
@@ -35,13 +33,11 @@ class NewMemory:
         advice = getattr(mmap, "MADV_HUGEPAGE", None)
         if before is None or advice is None:
             return
-        new = [part for part in without(_read_ranges(), before) if part[1] - part[0] >= _LEAST_BYTES]
-        if sum(end - start for start, end in new) > MOST_BYTES:
-            return
         madvise = ctypes.CDLL(None).madvise
         madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-        for start, end in new:
-            madvise(start, end - start, advice)  # a refusal changes nothing
+        for start, end in without(_read_ranges(), before):
+            if end - start >= _LEAST_BYTES:
+                madvise(start, end - start, advice)  # a refusal changes nothing
 
 
 def _read_ranges() -> list[Range]:
