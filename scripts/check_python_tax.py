@@ -6,7 +6,8 @@
 Two processes hold the same model with the same libraries, those that llama-cpp-python brought; they decode a
 few random tokens in turn, in random order, and the one whose turn it is not is stopped. So both see the same
 moments of a machine that others use too, which programs that run one after the other do not
-(check_engine_speed.py): what is left is the difference of the loops. --llama-cpp is the source that
+(check_engine_speed.py): what is left is the difference of the loops, and of the memory under the weights
+(moetool/engine/huge_pages.py). --llama-cpp is the source that
 llama-cpp-python vendors, for its headers; a C++ compiler is needed.
 """
 
@@ -89,10 +90,12 @@ def decode_for(model: Path, n_threads: int) -> None:
 
     from moetool.engine.model import Engine
     from moetool.gguf import open_header
+    from moetool.plan.wishes import COPIED_BYTES
     from moetool.settings import Settings
 
     arch = str(open_header(model).metadata["general.architecture"])
-    settings = Settings(n_ctx=N_CTX, n_threads=n_threads, n_threads_batch=n_threads)
+    is_mapped = model.stat().st_size > COPIED_BYTES  # as a plan has it
+    settings = Settings(n_ctx=N_CTX, n_threads=n_threads, n_threads_batch=n_threads, use_mmap=is_mapped)
     with Engine([model], settings, arch) as engine:
         for line in sys.stdin:
             engine.rewind(0)
