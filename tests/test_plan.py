@@ -116,6 +116,7 @@ def test_weights_are_copied_where_that_pays_and_mapped_elsewhere() -> None:
     for plan in (
         make_plan(MOE, machine(64), Wishes()),
         make_plan(DEMO, replace(machine(8), os="darwin"), Wishes()),
+        make_plan(DEMO, machine(8, 8), Wishes()),
     ):
         assert plan.settings.use_mmap
         assert "copied" not in codes(plan)

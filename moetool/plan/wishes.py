@@ -75,7 +75,7 @@ def settle(anatomy: Anatomy, machine: Machine, wishes: Wishes) -> tuple[Settings
     n_ctx, context_reason = _context(anatomy, wishes)
     check_experts(anatomy, wishes.experts)
     n_threads = wishes.n_threads or machine.n_threads
-    is_copied = anatomy.weights_bytes <= COPIED_BYTES and machine.os == "linux"
+    copied_reason = _copied(anatomy, machine, wishes)
     defaults = Settings()
     settings = Settings(
         n_ctx=n_ctx * wishes.n_seq,
@@ -91,14 +91,19 @@ def settle(anatomy: Anatomy, machine: Machine, wishes: Wishes) -> tuple[Settings
         experts=wishes.experts,
         tensor_overrides=wishes.tensor_overrides,
         repack=wishes.repack is not False,
-        use_mmap=not is_copied,
-    )
-    copied = Reason(
-        "copied", "weights copied, not mapped: so few may lie on huge pages, which are read faster"
+        use_mmap=not copied_reason,
     )
     threads = Reason("threads", f"{n_threads} threads: one for each core that pays")
     reasons = (*context_reason, *_experts_reason(anatomy, wishes), *(() if wishes.n_threads else (threads,)))
-    return settings, (*reasons, *((copied,) if is_copied else ()))
+    return settings, (*reasons, *copied_reason)
+
+
+def _copied(anatomy: Anatomy, machine: Machine, wishes: Wishes) -> tuple[Reason, ...]:
+    """Why the weights are copied into RAM; nothing where they are mapped."""
+    if anatomy.weights_bytes > COPIED_BYTES or machine.os != "linux" or offload_devices(machine, wishes):
+        return ()
+    text = "weights copied, not mapped: so few may lie on huge pages, which are read faster"
+    return (Reason("copied", text),)
 
 
 def _context(anatomy: Anatomy, wishes: Wishes) -> tuple[int, tuple[Reason, ...]]:
