@@ -197,6 +197,11 @@ with Engine([Path({str(DEMO[0])!r})], Settings(n_ctx=64, n_threads=1, use_mmap=F
     assert int(answer.stdout) > DEMO[0].stat().st_size / 1024 / 2
 
 
+def mib(ranges: list[tuple[int, int]], sign: int) -> list[tuple[int, int]]:
+    """Ranges in MiB as bytes (1), or back (-1)."""
+    return [(a << 20, b << 20) if sign > 0 else (a >> 20, b >> 20) for a, b in ranges]
+
+
 def test_only_new_anonymous_memory_is_advised() -> None:
     maps = """\
 7f0000000000-7f0000400000 rw-p 00000000 00:00 0
@@ -206,9 +211,21 @@ def test_only_new_anonymous_memory_is_advised() -> None:
 """
     assert parse_ranges(maps) == [(0x7F0000000000, 0x7F0000400000)]
     # What was there may have grown on either side, or lie between two new parts.
-    assert without([(0, 10), (20, 30)], [(2, 4), (25, 40)]) == [(0, 2), (4, 10), (20, 25)]
-    assert without([(0, 10)], [(0, 10)]) == []
-    assert without([(5, 10)], []) == [(5, 10)]
+    old, new = [(16, 24), (100, 200)], [(0, 64), (96, 240)]
+    assert mib(without(mib(new, 1), mib(old, 1)), -1) == [(0, 16), (24, 64), (96, 100), (200, 240)]
+    assert without(mib(old, 1), mib(old, 1)) == []
+    assert without(mib([(4, 9), (10, 13)], 1), mib([(5, 6)], 1)) == []
+    assert without(mib([(5, 10)], 1), []) == mib([(5, 10)], 1)
+
+
+def test_a_mapped_library_whose_name_is_no_text_does_not_end_a_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps = tmp_path / "maps"
+    maps.write_bytes(b"7f0000000000-7f0000400000 r-xp 00000000 08:01 5 /opt/l\xe4t/libm.so\n")
+    monkeypatch.setattr("moetool.engine.huge_pages._MAPS", maps)
+    with Engine(DEMO, SETTINGS, "qwen3moe") as engine:
+        assert engine.n_vocab
 
 
 def test_the_number_of_experts_can_be_changed_and_changes_the_answer() -> None:

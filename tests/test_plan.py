@@ -120,6 +120,10 @@ def test_weights_are_copied_where_that_pays_and_mapped_elsewhere() -> None:
     ):
         assert plan.settings.use_mmap
         assert "copied" not in codes(plan)
+    beside = make_plan(DEMO, machine(64), Wishes(draft=MOE))
+    assert beside.draft is not None
+    assert beside.draft.settings.use_mmap
+    assert not beside.settings.use_mmap
 
 
 def test_wishes_that_mean_nothing_are_refused() -> None:

@@ -184,7 +184,7 @@ def test_a_line_through_two_parts_and_how_far_off_it_may_be() -> None:
 def test_the_whole_and_its_parts_are_measured_by_header_alone(moetool_here: Moetool) -> None:
     flags = ("bench", "demo", "--header-only", "-p", "32", "-n", "4", "-r", "2", "-t", "1", "-o", "json")
     whole = moetool_here(*flags).document["data"]
-    parts = moetool_here(*flags, "--ram", "7600k").document["data"]
+    parts = moetool_here(*flags, "--ram", "15000k").document["data"]
     for data in (whole, parts):
         prompt, decode = data["rows"]
         assert (prompt["n_prompt"], decode["n_gen"], prompt["model_filename"]) == (32, 4, "demo")

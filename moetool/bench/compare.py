@@ -26,6 +26,7 @@ SETTINGS = (
     "n_cpu_moe",
     "experts",
     "repack",
+    "load_mode",
     "n_batch",
     "n_ubatch",
     "type_k",

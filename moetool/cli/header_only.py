@@ -152,6 +152,8 @@ def free_ram(machine: Machine, wishes: Wishes) -> int:
 def ram_for_copies(plan: Plan, machine: Machine) -> int:
     """The most that llama.cpp copies of the weights in RAM, beside the file."""
     cpu = next(row for row in plan.memory if row.device == "CPU")
+    if not plan.settings.use_mmap:
+        return cpu.weights_bytes
     copied = repacked_bytes([t.info for t in plan.anatomy.tensors], machine.arch)
     return min(copied, cpu.weights_bytes) if plan.settings.repack else 0
 

@@ -1,6 +1,6 @@
 """Weights on huge pages: streaming through them for each token then waits less for translated addresses.
 
-Worth 1 - 3 % of a token on a virtual machine. Linux gives them only to who asks, and not to pages of a file.
+Worth 1 - 6 % of a token on a virtual machine. Linux gives them to who asks, and not to pages of a file.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ import ctypes
 import mmap
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
-# What a huge page of most processors holds, twice: less has none, or a stack's first pages.
+from moetool.machine.procfs import read_text
+
+# Two huge pages of most processors: in less there may be no place for a whole one.
 _LEAST_BYTES = 4 << 20
 _MAPS = Path("/proc/self/maps")
 _ANONYMOUS = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) rw-p 0+ 00:00 0 *$", re.M)
@@ -27,8 +28,8 @@ class NewMemory:
         self._before: Sequence[Range] | None = _read_ranges()
 
     def advise_huge(self) -> None:
-        """Ask the system (Linux; elsewhere nothing happens) to lay it on huge pages. Only what nobody has
-        written to yet can be, so only the first call, before the weights are read, does anything."""
+        """Ask the system (Linux; elsewhere nothing happens) to lay it on huge pages. What is written already
+        is not moved at once, so only the first call, before the weights are read, does anything."""
         before, self._before = self._before, None
         advice = getattr(mmap, "MADV_HUGEPAGE", None)
         if before is None or advice is None:
@@ -36,14 +37,11 @@ class NewMemory:
         madvise = ctypes.CDLL(None).madvise
         madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
         for start, end in without(_read_ranges(), before):
-            if end - start >= _LEAST_BYTES:
-                madvise(start, end - start, advice)  # a refusal changes nothing
+            madvise(start, end - start, advice)  # a refusal changes nothing
 
 
 def _read_ranges() -> list[Range]:
-    with suppress(OSError):
-        return parse_ranges(_MAPS.read_text())
-    return []
+    return parse_ranges(read_text(_MAPS))
 
 
 def parse_ranges(maps_text: str) -> list[Range]:
@@ -52,13 +50,13 @@ def parse_ranges(maps_text: str) -> list[Range]:
 
 
 def without(ranges: Iterable[Range], others: Iterable[Range]) -> list[Range]:
-    """The parts of `ranges` that are in none of `others`: the system joins neighbours."""
-    left = list(ranges)
+    """The large parts of `ranges` that are in none of `others`: the system joins neighbours."""
+    left = [part for part in ranges if _is_large(*part)]
     for low, high in others:
-        left = [
-            part
-            for start, end in left
-            for part in ((start, min(end, low)), (max(start, high), end))
-            if part[0] < part[1]
-        ]
+        parts = [part for start, end in left for part in ((start, min(end, low)), (max(start, high), end))]
+        left = [part for part in parts if _is_large(*part)]
     return left
+
+
+def _is_large(start: int, end: int) -> bool:
+    return end - start >= _LEAST_BYTES

@@ -13,7 +13,7 @@ from moetool.plan.pieces import cut_weights
 from moetool.plan.reasons import ceil_size, missing_reasons, placement_reasons, tuning_reasons
 from moetool.plan.result import Draft, Plan, devices_in_use, speed_of
 from moetool.plan.search import Question, search
-from moetool.plan.wishes import Reason, Wishes, offload_devices, settle
+from moetool.plan.wishes import Reason, Wishes, is_copied, offload_devices, settle
 from moetool.settings import Settings
 from moetool.speed import Calibration
 
@@ -69,7 +69,8 @@ def _place_draft(wishes: Wishes, machine: Machine, base: Settings, devices: Sequ
     anatomy = wishes.draft
     if anatomy is None:
         return None
-    settings = replace(base, experts=None, tensor_overrides=(), type_k="f16", type_v="f16")
+    mapped = not is_copied(anatomy, machine, wishes)
+    settings = replace(base, experts=None, tensor_overrides=(), type_k="f16", type_v="f16", use_mmap=mapped)
     budget = make_budget(machine, wishes)
     for device in devices:
         offloaded = replace(settings, devices=(device,), n_gpu_layers=len(anatomy.layers) + 1)

@@ -70,12 +70,15 @@ class Reason:
     text: str
 
 
+_COPIED = Reason("copied", "weights copied, not mapped: huge pages, where there are some, are read faster")
+
+
 def settle(anatomy: Anatomy, machine: Machine, wishes: Wishes) -> tuple[Settings, tuple[Reason, ...]]:
     """What does not depend on the placement, and why it is so. Raises UsageError for what cannot be."""
     n_ctx, context_reason = _context(anatomy, wishes)
     check_experts(anatomy, wishes.experts)
     n_threads = wishes.n_threads or machine.n_threads
-    copied_reason = _copied(anatomy, machine, wishes)
+    copies = is_copied(anatomy, machine, wishes)
     defaults = Settings()
     settings = Settings(
         n_ctx=n_ctx * wishes.n_seq,
@@ -91,19 +94,17 @@ def settle(anatomy: Anatomy, machine: Machine, wishes: Wishes) -> tuple[Settings
         experts=wishes.experts,
         tensor_overrides=wishes.tensor_overrides,
         repack=wishes.repack is not False,
-        use_mmap=not copied_reason,
+        use_mmap=not copies,
     )
     threads = Reason("threads", f"{n_threads} threads: one for each core that pays")
     reasons = (*context_reason, *_experts_reason(anatomy, wishes), *(() if wishes.n_threads else (threads,)))
-    return settings, (*reasons, *copied_reason)
+    return settings, (*reasons, *((_COPIED,) if copies else ()))
 
 
-def _copied(anatomy: Anatomy, machine: Machine, wishes: Wishes) -> tuple[Reason, ...]:
-    """Why the weights are copied into RAM; nothing where they are mapped."""
-    if anatomy.weights_bytes > COPIED_BYTES or machine.os != "linux" or offload_devices(machine, wishes):
-        return ()
-    text = "weights copied, not mapped: so few may lie on huge pages, which are read faster"
-    return (Reason("copied", text),)
+def is_copied(anatomy: Anatomy, machine: Machine, wishes: Wishes) -> bool:
+    """Are the weights copied into RAM, rather than mapped? Where a device may take them they never are."""
+    is_small = anatomy.weights_bytes <= COPIED_BYTES
+    return is_small and machine.os == "linux" and not offload_devices(machine, wishes)
 
 
 def _context(anatomy: Anatomy, wishes: Wishes) -> tuple[int, tuple[Reason, ...]]:
