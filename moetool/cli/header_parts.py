@@ -57,9 +57,11 @@ def measure_parts(found: HeaderOf, chosen: Parts, machine: Machine, matrix: Matr
     parts = [replace(found, header=first_layers(found.header, n)) for n in (samples.small, samples.large)]
     matrix = with_tests(stand_in(parts[1]), machine, matrix)
     measured: list[list[BenchRow]] = []
+    failures: dict[str, None] = {}  # the parts fail alike: once is enough
     for part in parts:
         settings, notes = plan_points(stand_in(part), machine, matrix)
-        of_part, failures = measure_made_up(part, settings, matrix)
+        of_part, failed = measure_made_up(part, settings, matrix)
+        failures |= dict.fromkeys(failed)
         measured.append(of_part)
     plans = [
         Setting(
@@ -101,9 +103,8 @@ def _choose(found: HeaderOf, plan: Plan, machine: Machine) -> Samples:
         most += most // 2
     if samples := choose_samples(plan.anatomy, room):
         return samples
-    raise DoesNotFit(
-        f"There is no room in RAM to make up even a part of {found.name}", "close what else runs"
-    )
+    hint = "close what else runs" if plan.wishes.ram_bytes is None else "give --ram more"
+    raise DoesNotFit(f"There is no room in RAM to make up even a part of {found.name}", hint)
 
 
 def _reach(samples: Samples, n_layer: int) -> float:

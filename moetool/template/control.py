@@ -60,9 +60,13 @@ class Known:
         """Whether `literal` and some token contain or begin each other."""
         return any(token.startswith(literal) or token in literal for token in self._tokens)
 
-    def beginning_with(self, letter: str) -> list[str]:
-        """The tokens whose first letter is `letter`."""
-        return [token for token in self._tokens if token[0] == letter]
+    def lookahead(self, letter: str) -> str:
+        """An expression for what must stand at a first letter for it to be swapped, "" for anything. A letter
+        of the alphabet begins far too much: swapped elsewhere, it would change the words that templates
+        compare with."""
+        if not letter.isalnum():
+            return ""
+        return f"(?={_any_of([token for token in self._tokens if token[0] == letter]).pattern})"
 
 
 class Shaped:
@@ -79,9 +83,9 @@ class Shaped:
         """Whether `literal` holds or opens something token-like: then it must not stay as it is."""
         return literal[0] in self.first_letters
 
-    def beginning_with(self, letter: str) -> list[str]:
-        """Unknown here; letters of the alphabet, which would need it, begin no shape."""
-        raise NotImplementedError(letter)
+    def lookahead(self, letter: str) -> str:
+        """As `Known`'s: here every first letter is swapped, wherever it stands."""
+        return ""
 
 
 class Disguise:
@@ -122,14 +126,10 @@ class Disguise:
     def _make_swaps(self, plain: list[str]) -> list[tuple[re.Pattern[str], str]]:
         """For each first letter: where it is swapped, and for what."""
         kept = "".join(f"(?!{pattern})" for pattern in plain)
-        swaps = []
-        for letter, stand_in in self._stand_in.items():
-            # A letter of the alphabet begins far too much: only in whole tokens is it swapped, or the words
-            # that templates compare with would change.
-            rest = _any_of(self._tokens.beginning_with(letter)).pattern if letter.isalnum() else ""
-            ahead = f"(?={rest})" if rest else ""
-            swaps.append((re.compile(kept + ahead + re.escape(letter)), stand_in))
-        return swaps
+        return [
+            (re.compile(kept + self._tokens.lookahead(letter) + re.escape(letter)), stand_in)
+            for letter, stand_in in self._stand_in.items()
+        ]
 
     def reveal(self, rendered: str, is_written: Callable[[str], bool]) -> tuple[Piece, ...]:
         """The prompt in pieces. `is_written` says whether the template can have written a control token."""
