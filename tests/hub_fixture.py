@@ -51,7 +51,9 @@ class HubWorld:
 
     def env(self, **more: str) -> dict[str, str]:
         """For a child process: huggingface_hub reads its environment when it is imported."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "XDG_"))}
+        kept = {
+            k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "XDG_", "MOETOOL_"))
+        }
         ours = {"HF_ENDPOINT": self.server.url, "HF_HOME": str(self.home), "HF_HUB_DISABLE_XET": "1"}
         return {**kept, **ours, "PYTHONPATH": str(Path(__file__).parent.parent), **more}
 
